@@ -1,0 +1,178 @@
+"""Keys and values of the tokens seen so far.
+
+Axes: B batch, T new tokens, S slots of a layer, K kv heads, H head_dim.
+
+A layer that sees everything has a slot for every token. A sliding layer has a
+ring of one window: token `i` lives in slot `i % S`. Rows advance on their own
+and hold real tokens only, never padding, so what a slot holds follows from the
+number of tokens that its row has seen.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gemma.gm.nn import _config
+
+
+@struct.dataclass
+class LayerKV:
+  """Slots of one layer. Keys are stored normed and rotated, but unscaled.
+
+  Attributes:
+    k: Keys.
+    v: Values.
+    window: The layer's window if the slots are a ring; None if there is one
+      for every token.
+  """
+
+  k: Float[Array, 'B S K H']
+  v: Float[Array, 'B S K H']
+  window: int | None = struct.field(pytree_node=False, default=None)
+
+  def extend(
+    self,
+    k: Float[Array, 'B T K H'],
+    v: Float[Array, 'B T K H'],
+    index: Int[Array, 'B T'],
+    length: Int[Array, 'B'],
+  ) -> tuple['LayerKV', 'KeyValues']:
+    """Stores new tokens, and returns all that their queries may look at.
+
+    Args:
+      k: Keys of the new tokens.
+      v: Values of the new tokens.
+      index: Index of each new token in its row; negative for padding.
+      length: Tokens that each row had before.
+
+    Returns:
+      The layer with the new tokens in it, and the keys and values to attend.
+    """
+    new_length = length + jnp.sum(index >= 0, axis=1)
+    stored = self._write(k, v, index, new_length)
+    slots, tokens = self.k.shape[1], k.shape[1]
+    # A ring may overwrite what the first of several queries still needs.
+    if self.window is not None and slots < self.window + tokens - 1:
+      before = slot_index(slots, length)
+      return stored, KeyValues(
+        k=jnp.concatenate([self.k, k.astype(self.k.dtype)], axis=1),
+        v=jnp.concatenate([self.v, v.astype(self.v.dtype)], axis=1),
+        index=jnp.concatenate([before, index], axis=1),
+      )
+    seen = KeyValues(
+      k=stored.k, v=stored.v, index=slot_index(slots, new_length)
+    )
+    return stored, seen
+
+  def _write(self, k, v, index, new_length) -> 'LayerKV':
+    """Puts each token in its slot; padding and what is overrun go nowhere."""
+    slots = self.k.shape[1]
+    slot = index if self.window is None else index % slots
+    kept = (index >= 0) & (index >= new_length[:, None] - slots)
+    slot = jnp.where(kept, slot, slots)  # Out of range, dropped below.
+    row = jnp.arange(k.shape[0])[:, None]
+    return self.replace(
+      k=self.k.at[row, slot].set(k.astype(self.k.dtype), mode='drop'),
+      v=self.v.at[row, slot].set(v.astype(self.v.dtype), mode='drop'),
+    )
+
+
+@struct.dataclass
+class KeyValues:
+  """What the queries of one layer attend to.
+
+  Attributes:
+    k: Keys.
+    v: Values.
+    index: Index of each key in its row; negative where there is none.
+  """
+
+  k: Float[Array, 'B S K H']
+  v: Float[Array, 'B S K H']
+  index: Int[Array, 'B S']
+
+
+@struct.dataclass
+class KVCache(Mapping[str, Any]):
+  """The state of a decoding model: one pytree for all layers.
+
+  Also reads like the published nested dict: `cache['layer_0']['k']`.
+
+  Attributes:
+    layers: Slots of each layer that has its own.
+    length: Tokens seen so far by each row.
+    cache_length: Tokens that a row can hold.
+  """
+
+  layers: dict[str, LayerKV]
+  length: Int[Array, 'B']
+  cache_length: int = struct.field(pytree_node=False)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all keys and values."""
+    arrays = jax.tree.leaves(self.layers)
+    return sum(x.size * x.dtype.itemsize for x in arrays)
+
+  @property
+  def batch_size(self) -> int:
+    return self.length.shape[0]
+
+  def __getitem__(self, name: str) -> dict[str, Array]:
+    layer = self.layers[name]
+    return {
+      'k': layer.k,
+      'v': layer.v,
+      'positions': slot_index(layer.k.shape[1], self.length),
+      'end_index': self.length,
+    }
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.layers)
+
+  def __len__(self) -> int:
+    return len(self.layers)
+
+
+def slot_index(slots: int, length: Int[Array, 'B']) -> Int[Array, 'B S']:
+  """Index of the token in each slot; negative where the slot is empty.
+
+  The newest token of slot `s` is the largest `i < length` with `i % slots == s`.
+  """
+  last = length[:, None] - 1
+  return last - (last - jnp.arange(slots)[None]) % slots
+
+
+def init_cache(
+  config: _config.TransformerConfig,
+  *,
+  batch_size: int,
+  dtype: Any,
+  cache_length: int,
+) -> KVCache:
+  """An empty cache; see `Transformer.init_cache`."""
+  if cache_length < 1 or batch_size < 1:
+    raise ValueError(
+      f'cache_length={cache_length} and batch_size={batch_size} must be at '
+      'least 1.'
+    )
+
+  def layer(spec: _config.LayerSpec) -> LayerKV:
+    ring = spec.window is not None and spec.window < cache_length
+    slots = spec.window if ring else cache_length
+    shape = (batch_size, slots, spec.num_kv_heads, spec.head_dim)
+    return LayerKV(
+      k=jnp.zeros(shape, dtype),
+      v=jnp.zeros(shape, dtype),
+      window=spec.window if ring else None,
+    )
+
+  return KVCache(
+    layers={f'layer_{i}': layer(s) for i, s in enumerate(config.layers())},
+    length=jnp.zeros(batch_size, jnp.int32),
+    cache_length=cache_length,
+  )

@@ -1,0 +1,247 @@
+"""What a model is made of: the published flat config, and what code reads."""
+
+from collections.abc import Sequence
+import dataclasses
+import enum
+
+from gemma.gm.math._rope import Rope
+
+
+class AttentionType(enum.Enum):
+  """Reach of a layer's attention, with the published names."""
+
+  GLOBAL = 1
+  LOCAL_SLIDING = 2
+
+
+class QueryPreAttentionNormalisation(enum.Enum):
+  """Rules for the factor on the attention scores, with the published names."""
+
+  BY_ONE_OVER_SQRT_HEAD_DIM = enum.auto()
+  BY_EMBED_DIM_DIV_NUM_HEADS = enum.auto()
+  BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS = enum.auto()
+
+
+GEMMA2_ATTENTION_PATTERN = (
+  AttentionType.LOCAL_SLIDING,
+  AttentionType.GLOBAL,
+)
+GEMMA3_ATTENTION_PATTERN = (AttentionType.LOCAL_SLIDING,) * 5 + (
+  AttentionType.GLOBAL,
+)
+
+
+def make_attention_layers_types(
+  pattern: Sequence[AttentionType], *, num_layers: int
+) -> tuple[AttentionType, ...]:
+  """Repeats `pattern` from layer 0 and cuts it at `num_layers`."""
+  repeats = -(-num_layers // len(pattern))
+  return (tuple(pattern) * repeats)[:num_layers]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Full:
+  """Attention over the whole past."""
+
+  rope: Rope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sliding:
+  """Attention over the last `window` tokens, the query's own included."""
+
+  window: int
+  rope: Rope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dense:
+  """The gated feed-forward.
+
+  Attributes:
+    hidden_dim: Width of one branch.
+    gate_last: Whether the gating weight is stored `(2, hidden, embed)` and not
+      `(2, embed, hidden)`. A matter of storage: the numbers are the same.
+  """
+
+  hidden_dim: int
+  gate_last: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+  """Everything that one `Block` needs to know about itself.
+
+  Attributes:
+    attention: How far the layer sees, and its position encoding.
+    num_heads: Query heads.
+    num_kv_heads: Key and value heads, each shared by a group of query heads.
+    head_dim: Width of a head.
+    query_scale: Factor on the attention scores.
+    softcap: Soft cap on the attention scores.
+    qk_norm: Whether queries and keys are normalised before RoPE.
+    fused_qkv: Whether one parameter holds all three projections.
+    post_attn_norm: Whether the attention's output is normalised.
+    ffw: The feed-forward.
+    post_ffw_norm: Whether the feed-forward's output is normalised.
+  """
+
+  attention: Full | Sliding
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  query_scale: float
+  softcap: float | None
+  qk_norm: bool
+  fused_qkv: bool
+  post_attn_norm: bool
+  ffw: Dense
+  post_ffw_norm: bool
+
+  @property
+  def window(self) -> int | None:
+    """Tokens in reach; None is all of them."""
+    match self.attention:
+      case Sliding(window=window):
+        return window
+      case Full():
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Shape and constants of a text model.
+
+  Attributes:
+    num_embed: Rows of the embedding table.
+    embed_dim: Width of the residual stream.
+    hidden_dim: Width of one branch of the feed-forward.
+    num_heads: Query heads.
+    head_dim: Width of a head; not `embed_dim / num_heads`.
+    num_kv_heads: Key and value heads.
+    final_logit_softcap: Soft cap on the logits.
+    use_post_attn_norm: Whether the attention's output is normalised.
+    use_post_ffw_norm: Whether the feed-forward's output is normalised.
+    attention_types: Reach of each layer; their number is the depth.
+    query_pre_attn_norm: Rule for the factor on the attention scores.
+    query_scale: The factor itself, where no rule gives it.
+    attn_logits_soft_cap: Soft cap on the attention scores.
+    sliding_window_size: Window of the local layers.
+    transpose_gating_einsum: See `Dense.gate_last`.
+    use_qk_norm: Whether queries and keys are normalised.
+    local_base_frequency: RoPE base of the local layers.
+    global_base_frequency: RoPE base of the global layers.
+    local_scale_factor: RoPE position interpolation of the local layers.
+    global_scale_factor: RoPE position interpolation of the global layers.
+    norm_eps: Added to the mean square in every norm.
+    vocab_size: Rows that stand for a token, if the table is padded beyond.
+  """
+
+  num_embed: int
+  embed_dim: int
+  hidden_dim: int
+  num_heads: int
+  head_dim: int
+  num_kv_heads: int
+  final_logit_softcap: float | None
+  use_post_attn_norm: bool
+  use_post_ffw_norm: bool
+  attention_types: tuple[AttentionType, ...]
+  query_pre_attn_norm: QueryPreAttentionNormalisation = (
+    QueryPreAttentionNormalisation.BY_ONE_OVER_SQRT_HEAD_DIM
+  )
+  query_scale: float | None = None
+  attn_logits_soft_cap: float | None = None
+  sliding_window_size: int | None = None
+  transpose_gating_einsum: bool = False
+  use_qk_norm: bool = False
+  local_base_frequency: float = 10_000
+  global_base_frequency: float = 10_000
+  local_scale_factor: float = 1.0
+  global_scale_factor: float = 1.0
+  norm_eps: float = 1e-6
+  vocab_size: int | None = None
+
+  def __post_init__(self):
+    _check(self)
+    self.layers()
+
+  @property
+  def num_layers(self) -> int:
+    return len(self.attention_types)
+
+  def query_pre_attn_scalar(self) -> float:
+    """Factor on the attention scores."""
+    rule = QueryPreAttentionNormalisation
+    if self.query_scale is not None:
+      return self.query_scale
+    match self.query_pre_attn_norm:
+      case rule.BY_EMBED_DIM_DIV_NUM_HEADS:
+        return self.embed_dim // self.num_heads
+      case rule.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS:
+        return (self.embed_dim // self.num_heads) ** -0.5
+      case rule.BY_ONE_OVER_SQRT_HEAD_DIM:
+        return self.head_dim**-0.5
+
+  def layers(self) -> tuple[LayerSpec, ...]:
+    """What each layer is, resolved from the fields above."""
+    return tuple(map(self._layer, self.attention_types))
+
+  def _layer(self, kind: AttentionType) -> LayerSpec:
+    return LayerSpec(
+      attention=self._attention(kind),
+      num_heads=self.num_heads,
+      num_kv_heads=self.num_kv_heads,
+      head_dim=self.head_dim,
+      query_scale=self.query_pre_attn_scalar(),
+      softcap=self.attn_logits_soft_cap,
+      qk_norm=self.use_qk_norm,
+      fused_qkv=self.num_heads == self.num_kv_heads,
+      post_attn_norm=self.use_post_attn_norm,
+      ffw=Dense(
+        hidden_dim=self.hidden_dim, gate_last=self.transpose_gating_einsum
+      ),
+      post_ffw_norm=self.use_post_ffw_norm,
+    )
+
+  def _attention(self, kind: AttentionType) -> Full | Sliding:
+    if kind is AttentionType.GLOBAL:
+      rope = Rope(
+        base=self.global_base_frequency, scale_factor=self.global_scale_factor
+      )
+      return Full(rope=rope)
+    if not self.sliding_window_size or self.sliding_window_size < 1:
+      raise ValueError(
+        f'sliding_window_size={self.sliding_window_size}, but attention_types '
+        'has local layers. Give the number of tokens that they see.'
+      )
+    rope = Rope(
+      base=self.local_base_frequency, scale_factor=self.local_scale_factor
+    )
+    return Sliding(window=self.sliding_window_size, rope=rope)
+
+
+def _check(config: TransformerConfig) -> None:
+  """Raises on a config that no model can have, naming the field to change."""
+  sizes = ('num_embed', 'embed_dim', 'hidden_dim', 'num_heads', 'num_kv_heads')
+  for name in (*sizes, 'head_dim'):
+    value = vars(config)[name]
+    if value < 1:
+      raise ValueError(f'{name}={value} must be at least 1.')
+  if config.num_heads % config.num_kv_heads:
+    raise ValueError(
+      f'num_heads={config.num_heads} is not a multiple of '
+      f'num_kv_heads={config.num_kv_heads}: heads cannot share keys evenly.'
+    )
+  if config.head_dim % 2:
+    raise ValueError(f'head_dim={config.head_dim} must be even for RoPE.')
+  if not config.attention_types or not isinstance(config.attention_types, tuple):
+    raise ValueError(
+      f'attention_types={config.attention_types!r} must be a tuple with one '
+      'AttentionType per layer.'
+    )
+  if config.vocab_size is not None and config.vocab_size > config.num_embed:
+    raise ValueError(
+      f'vocab_size={config.vocab_size} is above num_embed={config.num_embed}, '
+      'the rows of the table.'
+    )
