@@ -1,0 +1,128 @@
+"""Which Hugging Face tensor is which parameter.
+
+The layout is a table of rows, each with an inverse. Axes: V vocab, D model, F
+hidden, n query or kv heads, h head_dim.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import re
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from gemma.gm.nn import _config
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One parameter and the tensors that it is made of.
+
+  Attributes:
+    path: The parameter, `layer_0/attn/q_einsum/w`.
+    names: The tensors, without prefix, `layers.0.self_attn.q_proj.weight`. More
+      than one are stacked on a new first axis.
+    pattern: How each tensor becomes the parameter, as an einops pattern.
+    heads: Number `n` of heads in the pattern.
+    rows: If set, only the first rows of the tensor count.
+  """
+
+  path: str
+  names: tuple[str, ...]
+  pattern: str | None = None
+  heads: int | None = None
+  rows: int | None = None
+
+  def without_names(self) -> 'Row':
+    """What the row does, whichever layer it is for."""
+    return dataclasses.replace(self, path='', names=('',) * len(self.names))
+
+  def read(self, tensors: Sequence[jax.Array]) -> jax.Array:
+    """The parameter from its tensors."""
+    parts = [self._rearrange(x[: self.rows], self.pattern) for x in tensors]
+    return jnp.stack(parts) if len(parts) > 1 else parts[0]
+
+  def write(self, param: jax.Array) -> list[jax.Array]:
+    """The tensors from the parameter; the inverse of `read`."""
+    parts = list(param) if len(self.names) > 1 else [param]
+    inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
+    return [self._rearrange(x, inverse) for x in parts]
+
+  def _rearrange(self, x: jax.Array, pattern: str | None) -> jax.Array:
+    if pattern is None:
+      return x
+    sizes = {} if self.heads is None else {'n': self.heads}
+    return einops.rearrange(x, pattern, **sizes)
+
+
+def table(config: _config.TransformerConfig) -> Iterator[Row]:
+  """All parameters of a text model."""
+  yield Row(
+    'embedder/input_embedding',
+    ('embed_tokens.weight',),
+    rows=config.num_embed,
+  )
+  yield Row('final_norm/scale', ('norm.weight',))
+  for i, spec in enumerate(config.layers()):
+    for row in (*_attention(spec), *_norms(spec), *_feed_forward(spec.ffw)):
+      yield dataclasses.replace(
+        row,
+        path=f'layer_{i}/{row.path}',
+        names=tuple(f'layers.{i}.{name}.weight' for name in row.names),
+      )
+
+
+def _attention(spec: _config.LayerSpec) -> Iterator[Row]:
+  n, k = spec.num_heads, spec.num_kv_heads
+  split = '(n h) D -> n D h'
+  query, key, value = (f'self_attn.{x}_proj' for x in 'qkv')
+  if spec.fused_qkv:
+    yield Row('attn/qkv_einsum/w', (query, key, value), split, heads=n)
+  else:
+    yield Row('attn/q_einsum/w', (query,), split, heads=n)
+    yield Row('attn/kv_einsum/w', (key, value), split, heads=k)
+  yield Row(
+    'attn/attn_vec_einsum/w', ('self_attn.o_proj',), 'D (n h) -> n h D', heads=n
+  )
+  if spec.qk_norm:
+    yield Row('attn/_query_norm/scale', ('self_attn.q_norm',))
+    yield Row('attn/_key_norm/scale', ('self_attn.k_norm',))
+
+
+def _norms(spec: _config.LayerSpec) -> Iterator[Row]:
+  yield Row('pre_attention_norm/scale', ('input_layernorm',))
+  if not spec.post_attn_norm:
+    # Gemma 1: the norm after attention is the one before the feed-forward.
+    yield Row('pre_ffw_norm/scale', ('post_attention_layernorm',))
+    return
+  yield Row('post_attention_norm/scale', ('post_attention_layernorm',))
+  yield Row('pre_ffw_norm/scale', ('pre_feedforward_layernorm',))
+  yield Row('post_ffw_norm/scale', ('post_feedforward_layernorm',))
+
+
+def _feed_forward(ffw: _config.Dense) -> Iterator[Row]:
+  pattern = None if ffw.gate_last else 'F D -> D F'
+  yield Row('mlp/gating_einsum', ('mlp.gate_proj', 'mlp.up_proj'), pattern)
+  yield Row('mlp/linear', ('mlp.down_proj',), 'D F -> F D')
+
+
+_TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
+_VISION = re.compile(r'^(model\.)?(vision_tower|multi_modal_projector)\.')
+_IGNORED = re.compile(r'(rotary_emb\.|position_ids$)')
+HEAD = 'lm_head.weight'
+
+
+def is_vision(name: str) -> bool:
+  """Whether a tensor belongs to the vision encoder or its projection."""
+  return bool(_VISION.match(name))
+
+
+def plain_name(name: str) -> str | None:
+  """A text tensor's name without the prefixes that versions put before it.
+
+  None for buffers that hold no weights.
+  """
+  if _IGNORED.search(name):
+    return None
+  return _TEXT.sub('', name)
