@@ -1,0 +1,81 @@
+"""From a folder to a model that can be used."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+from gemma.gm.ckpts import _load
+from gemma.gm.ckpts import _load_hf
+from gemma.gm.nn import _transformer
+from gemma.gm.text import _tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """A model with its weights. Unpacks as `model, params, tokenizer`.
+
+  Attributes:
+    model: The model, built from the folder's config.
+    params: Its weights.
+    path: The folder.
+  """
+
+  model: _transformer.Transformer
+  params: dict[str, Any] = dataclasses.field(repr=False)
+  path: pathlib.Path
+
+  @functools.cached_property
+  def tokenizer(self) -> _tokenizer.Tokenizer:
+    """The folder's tokenizer, read on first use."""
+    return _tokenizer.Tokenizer.from_path(self.path)
+
+  def __iter__(self):
+    return iter((self.model, self.params, self.tokenizer))
+
+
+def from_pretrained(
+  path: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  text_only: bool = False,
+  on_progress: _load_hf.OnProgress | None = None,
+) -> Pretrained:
+  """Opens a Hugging Face folder: the model, its weights, its tokenizer.
+
+  The architecture comes from `config.json`, so any size works, listed or not.
+
+  ```python
+  >>> from gemma import gm
+  >>> tiny = gm.from_pretrained(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)
+  >>> tiny.model.config.num_layers
+  6
+
+  ```
+
+  Args:
+    path: The folder.
+    dtype: Dtype of the parameters; as stored by default.
+    text_only: Whether to leave out a vision encoder.
+    on_progress: Called with bytes read and bytes in all.
+
+  Raises:
+    FileNotFoundError: If there is no such folder, or a file is missing.
+    ValueError: If it has no `config.json`, or the weights do not fit it.
+  """
+  folder = _load.existing_folder(path)
+  if not _load_hf.is_hf_folder(folder):
+    raise ValueError(
+      f'{folder} has no config.json, so its architecture is not known. For an '
+      'Orbax checkpoint name the model, and use gm.ckpts.load_params: '
+      'model, params = gm.nn.Gemma3_1B(), gm.ckpts.load_params(path).'
+    )
+  params = _load_hf.load_hf(
+    folder, dtype=dtype, text_only=text_only, on_progress=on_progress
+  )
+  model = _transformer.Transformer(
+    config=_load_hf.read_config(folder),
+    dtype=params['embedder']['input_embedding'].dtype,
+  )
+  return Pretrained(model, params, folder)

@@ -1,0 +1,22 @@
+"""Tokenizers, chat templates, sampling."""
+
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):
+  from gemma.gm.text._chat_sampler import ChatSampler as ChatSampler
+  from gemma.gm.text._chat_sampler import Prompt as Prompt
+  from gemma.gm.text._chat_sampler import Response as Response
+  from gemma.gm.text._decode import SamplingState as SamplingState
+  from gemma.gm.text._sampler import Sampler as Sampler
+  from gemma.gm.text._sampler import SamplerOutput as SamplerOutput
+  from gemma.gm.text._sampling import Greedy as Greedy
+  from gemma.gm.text._sampling import RandomSampling as RandomSampling
+  from gemma.gm.text._sampling import SamplingMethod as SamplingMethod
+  from gemma.gm.text._sampling import TopkSampling as TopkSampling
+  from gemma.gm.text._sampling import TopPSampling as TopPSampling
+  from gemma.gm.text._special_tokens import SpecialTokens as SpecialTokens
+  from gemma.gm.text._template import encode_chat as encode_chat
+  from gemma.gm.text._tokenizer import Gemma2Tokenizer as Gemma2Tokenizer
+  from gemma.gm.text._tokenizer import Gemma3TinyTokenizer as Gemma3TinyTokenizer
+  from gemma.gm.text._tokenizer import Gemma3Tokenizer as Gemma3Tokenizer
+  from gemma.gm.text._tokenizer import Tokenizer as Tokenizer

@@ -1,0 +1,65 @@
+"""Ids of the tokens that are not text, written once."""
+
+import enum
+
+
+class _Printed(enum.EnumMeta):
+  """Enum classes that print their members."""
+
+  def __repr__(cls) -> str:
+    return f'{cls.__name__}:\n' + ''.join(
+      f'  {name}={member.value}\n' for name, member in cls.__members__.items()
+    )
+
+
+class SpecialTokens(enum.IntEnum, metaclass=_Printed):
+  """Base of the special tokens of a vocabulary."""
+
+
+class Gemma2Tokens(SpecialTokens):
+  """Gemma 1 and 2. `CUSTOM` is the id of `<unused0>`."""
+
+  PAD = 0
+  EOS = 1
+  BOS = 2
+  UNK = 3
+  MASK = 4
+  CUSTOM = 7
+  START_OF_TURN = 106
+  END_OF_TURN = 107
+
+
+class Gemma3Tokens(SpecialTokens):
+  """Gemma 3. A prompt has `IMAGE_PLACEHOLDER` where an image goes."""
+
+  PAD = 0
+  EOS = 1
+  BOS = 2
+  UNK = 3
+  MASK = 4
+  CUSTOM = 6
+  START_OF_TURN = 105
+  END_OF_TURN = 106
+  IMAGE_PLACEHOLDER = 255999
+  START_OF_IMAGE = 255999
+  END_OF_IMAGE = 256000
+
+
+class Gemma3TinyTokens(SpecialTokens):
+  """The bundled model: as Gemma 3, with image ids inside its small table."""
+
+  PAD = 0
+  EOS = 1
+  BOS = 2
+  UNK = 3
+  MASK = 4
+  CUSTOM = 6
+  START_OF_TURN = 105
+  END_OF_TURN = 106
+  IMAGE_PLACEHOLDER = 110
+  START_OF_IMAGE = 110
+  END_OF_IMAGE = 111
+
+
+# Members that stand for a tag in text; the others never come from text.
+TAGS = ('START_OF_TURN', 'END_OF_TURN', 'START_OF_IMAGE', 'END_OF_IMAGE')

@@ -1,0 +1,101 @@
+"""SentencePiece model files, made or changed."""
+
+from collections.abc import Mapping
+import json
+import re
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2 as pb
+
+_PIECE = pb.ModelProto.SentencePiece
+_BYTE = re.compile(r'^<0x[0-9A-F]{2}>$')
+_CONTROL = ('<pad>', '<eos>', '<bos>')
+_UNK = '<unk>'
+
+
+def from_json(content: bytes) -> bytes:
+  """The SentencePiece model that does what a `tokenizer.json` says.
+
+  Both are byte-pair encodings. A `tokenizer.json` lists merges in order; a
+  SentencePiece model gives each piece a score and merges the highest first. So
+  the score of a piece is minus the rank of the first merge that makes it.
+
+  Args:
+    content: The file.
+
+  Raises:
+    ValueError: If it is not a byte-pair encoding with byte fallback.
+  """
+  data = json.loads(content)
+  model = data['model']
+  if model.get('type', 'BPE') != 'BPE' or not model.get('byte_fallback'):
+    raise ValueError(
+      f'tokenizer.json has a {model.get("type")!r} model with byte_fallback='
+      f'{model.get("byte_fallback")}; Gemma vocabularies are BPE with it.'
+    )
+  ranks: dict[str, int] = {}
+  for rank, merge in enumerate(model['merges']):
+    left, right = merge.split(' ') if isinstance(merge, str) else merge
+    ranks.setdefault(left + right, rank)
+  added = {token['id']: token['content'] for token in data['added_tokens']}
+  pieces = {i: piece for piece, i in model['vocab'].items()} | added
+
+  proto = pb.ModelProto()
+  for i in range(max(pieces) + 1):
+    piece = pieces.get(i, f'<missing{i}>')
+    proto.pieces.add(
+      piece=piece,
+      score=-ranks.get(piece, len(ranks)),
+      type=_type_of(piece, i in added),
+    )
+  _describe(proto, {piece: i for i, piece in pieces.items()})
+  return proto.SerializeToString()
+
+
+def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
+  """Gives pieces other texts.
+
+  Args:
+    proto: A SentencePiece model.
+    names: From id to the piece's present and new text.
+
+  Raises:
+    ValueError: If a piece has another text than expected.
+  """
+  model = pb.ModelProto.FromString(proto)
+  symbols = list(model.trainer_spec.user_defined_symbols)
+  for i, (old, new) in names.items():
+    piece = model.pieces[i]
+    if piece.piece != old:
+      raise ValueError(f'Token {i} is {piece.piece!r} and not {old!r}.')
+    piece.piece = new
+    symbols = [new if symbol == old else symbol for symbol in symbols]
+  model.trainer_spec.ClearField('user_defined_symbols')
+  model.trainer_spec.user_defined_symbols.extend(symbols)
+  return model.SerializeToString()
+
+
+def _type_of(piece: str, added: bool) -> Any:
+  if piece in _CONTROL:
+    return _PIECE.CONTROL
+  if piece == _UNK:
+    return _PIECE.UNKNOWN
+  if _BYTE.match(piece):
+    return _PIECE.BYTE
+  return _PIECE.USER_DEFINED if added else _PIECE.NORMAL
+
+
+def _describe(proto: pb.ModelProto, ids: Mapping[str, int]) -> None:
+  """Text as it is: no normalisation, no leading space, bytes for the rest."""
+  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+  trainer.model_type = pb.TrainerSpec.BPE
+  trainer.vocab_size = len(proto.pieces)
+  trainer.byte_fallback = True
+  trainer.pad_id = ids['<pad>']
+  trainer.eos_id = ids['<eos>']
+  trainer.bos_id = ids['<bos>']
+  trainer.unk_id = ids[_UNK]
+  trainer.pad_piece, trainer.eos_piece, trainer.bos_piece = _CONTROL
+  normalizer.name = 'identity'
+  normalizer.add_dummy_prefix = False
+  normalizer.remove_extra_whitespaces = False
