@@ -142,8 +142,8 @@ class Sampler:
       add_bos=last_state is None,
       num_embed=self.model.config.num_embed,
     )
-    state = self._prefill(prompts.rows, sampling, _as_key(rng), last_state)
-    states = self._decode(state, sampling, limit, often=stream)
+    state = self._begin(prompts.rows, sampling, _as_key(rng), last_state)
+    states = self._run(state, sampling, limit, often=stream)
     if stream:
       return self._stream(states, prompts.batched, return_state)
     *_, state = states
@@ -175,7 +175,7 @@ class Sampler:
   def _ids(self, tokens: Sequence[str | int] | None) -> list[int]:
     return [_single_id(self.codec, token) for token in tokens or ()]
 
-  def _prefill(
+  def _begin(
     self,
     rows: list[list[int]],
     sampling: _sampling.SamplingMethod,
@@ -214,7 +214,7 @@ class Sampler:
       max_out_length=self.max_out_length,
     )
 
-  def _decode(
+  def _run(
     self,
     state: _decode.SamplingState,
     sampling: _sampling.SamplingMethod,
