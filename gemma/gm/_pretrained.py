@@ -64,13 +64,7 @@ def from_pretrained(
     FileNotFoundError: If there is no such folder, or a file is missing.
     ValueError: If it has no `config.json`, or the weights do not fit it.
   """
-  folder = _load.existing_folder(path)
-  if not _load_hf.is_hf_folder(folder):
-    raise ValueError(
-      f'{folder} has no config.json, so its architecture is not known. For an '
-      'Orbax checkpoint name the model, and use gm.ckpts.load_params: '
-      'model, params = gm.nn.Gemma3_1B(), gm.ckpts.load_params(path).'
-    )
+  folder = _hf_folder(path)
   params = _load_hf.load_hf(
     folder, dtype=dtype, text_only=text_only, on_progress=on_progress
   )
@@ -79,3 +73,26 @@ def from_pretrained(
     dtype=params['embedder']['input_embedding'].dtype,
   )
   return Pretrained(model, params, folder)
+
+
+def model_from_folder(
+  path: str | os.PathLike[str],
+) -> _transformer.Transformer:
+  """The model of a Hugging Face folder without its weights.
+
+  Args:
+    path: The folder; only its `config.json` is read.
+  """
+  config = _load_hf.read_config(_hf_folder(path))
+  return _transformer.Transformer(config=config)
+
+
+def _hf_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+  folder = _load.existing_folder(path)
+  if not _load_hf.is_hf_folder(folder):
+    raise ValueError(
+      f'{folder} has no config.json, so its architecture is not known. For an '
+      'Orbax checkpoint name the model, and use gm.ckpts.load_params: '
+      'model, params = gm.nn.Gemma3_1B(), gm.ckpts.load_params(path).'
+    )
+  return folder

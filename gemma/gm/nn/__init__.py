@@ -14,6 +14,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._layers import Embedder as Embedder
   from gemma.gm.nn._layers import FeedForward as FeedForward
   from gemma.gm.nn._layers import RMSNorm as RMSNorm
+  from gemma.gm.nn._presets import PRESETS as PRESETS
   from gemma.gm.nn._presets import Gemma1_2B as Gemma1_2B
   from gemma.gm.nn._presets import Gemma1_7B as Gemma1_7B
   from gemma.gm.nn._presets import Gemma2_27B as Gemma2_27B
@@ -25,5 +26,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._presets import Gemma3_27B as Gemma3_27B
   from gemma.gm.nn._presets import Gemma3_4B as Gemma3_4B
   from gemma.gm.nn._presets import Gemma3_Tiny as Gemma3_Tiny
+  from gemma.gm.nn._picture import picture as picture
+  from gemma.gm.nn._summary import Summary as Summary
+  from gemma.gm.nn._summary import summarize as summarize
   from gemma.gm.nn._transformer import Output as Output
   from gemma.gm.nn._transformer import Transformer as Transformer

@@ -212,3 +212,22 @@ class Gemma3_27B(_transformer.Transformer):
   config: _config.TransformerConfig = GEMMA3_27B
 
   INFO = _info_of(3)
+
+
+# By name, for command lines and tables.
+PRESETS: dict[str, type[_transformer.Transformer]] = {
+  model.__name__: model
+  for model in (
+    Gemma1_2B,
+    Gemma1_7B,
+    Gemma2_2B,
+    Gemma2_9B,
+    Gemma2_27B,
+    Gemma3_Tiny,
+    Gemma3_270M,
+    Gemma3_1B,
+    Gemma3_4B,
+    Gemma3_12B,
+    Gemma3_27B,
+  )
+}

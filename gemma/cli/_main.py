@@ -1,0 +1,70 @@
+"""Verbs and flags of the command line."""
+
+import argparse
+from collections.abc import Sequence
+import sys
+
+import gemma
+from gemma.cli import _verbs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command.
+
+  Args:
+    argv: Arguments; by default those of the process.
+
+  Returns:
+    The exit status.
+  """
+  args = _parser().parse_args(argv)
+  try:
+    args.run(args)
+  except (ValueError, FileNotFoundError, FileExistsError) as e:
+    print(f'gemma: {e}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(file=sys.stderr)
+    return 130
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='gemma', description="Google's Gemma open models, in JAX."
+  )
+  parser.add_argument('--version', action='version', version=gemma.__version__)
+  verbs = parser.add_subparsers(required=True, metavar='VERB')
+
+  chat = verbs.add_parser('chat', help='talk with a model')
+  _model_arguments(chat)
+  chat.set_defaults(run=_verbs.chat)
+
+  sample = verbs.add_parser('sample', help='let a model continue a text')
+  _model_arguments(sample)
+  sample.add_argument('prompt', help='the text to continue')
+  sample.set_defaults(run=_verbs.sample)
+
+  summary = verbs.add_parser('summary', help='show what a model is made of')
+  summary.add_argument('model', metavar='NAME', help='a size, or a folder')
+  summary.add_argument(
+    '--picture', metavar='FILE.svg', help='draw the architecture too'
+  )
+  summary.set_defaults(run=_verbs.summary)
+  return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'model',
+    nargs='?',
+    default=_verbs.BUNDLED,
+    metavar='MODEL',
+    help='a Hugging Face folder; by default the bundled Gemma3_Tiny',
+  )
+  parser.add_argument('--dtype', help='of the weights; by default as stored')
+  parser.add_argument('--temperature', type=float, default=0.0, help='0: greedy')
+  parser.add_argument('--top-p', type=float, default=1.0)
+  parser.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
+  parser.add_argument('--cache-length', type=int, default=4096, metavar='N')
+  parser.add_argument('--seed', type=int, help='for a repeatable answer')

@@ -1,0 +1,108 @@
+"""What each verb does."""
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import pathlib
+import sys
+from typing import Any
+
+from rich import console as rich_console
+from rich import progress
+
+from gemma import gm
+
+BUNDLED = 'Gemma3_Tiny'
+
+
+def chat(args: argparse.Namespace) -> None:
+  """Reads a line, prints the answer, and so on; `/new` begins again."""
+  sampler = gm.text.ChatSampler(**_sampler_fields(args), multi_turn=True)
+  if sys.stdin.isatty():
+    print('Say something. /new begins a new conversation, /exit leaves.')
+  while (line := _read_line()) not in (None, '/exit'):
+    if line == '/new':
+      sampler.last_state = None
+      sampler.turns = []
+    elif line:
+      limit = args.max_new_tokens
+      sampler.chat(
+        line, max_new_tokens=limit, rng=args.seed, print_stream=True
+      )
+
+
+def sample(args: argparse.Namespace) -> None:
+  """Prints the prompt and what the model makes of it."""
+  sampler = gm.text.Sampler(**_sampler_fields(args))
+  pieces = sampler.sample(
+    args.prompt, max_new_tokens=args.max_new_tokens, rng=args.seed, stream=True
+  )
+  print(args.prompt, end='', flush=True)
+  for piece in pieces:
+    print(piece, end='', flush=True)
+  print()
+
+
+def summary(args: argparse.Namespace) -> None:
+  """Prints the table of a model; no weights are needed."""
+  if args.model in gm.nn.PRESETS:
+    model, name = gm.nn.PRESETS[args.model](), args.model
+  else:
+    model, name = gm.model_from_folder(args.model), pathlib.Path(args.model).name
+  table = gm.nn.summarize(model, name)
+  print(table)
+  if args.picture:
+    file = pathlib.Path(args.picture)
+    file.write_text(gm.nn.picture(table))
+    print(f'\nPicture: {file}')
+
+
+def _read_line() -> str | None:
+  """The next line; None at the end. A piped line is shown as if typed."""
+  try:
+    line = input('> ' if sys.stdin.isatty() else '').strip()
+  except EOFError:
+    return None
+  if not sys.stdin.isatty():
+    print(f'> {line}')
+  return line
+
+
+def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
+  """Model, weights and settings, as keywords of a sampler."""
+  path = args.model
+  if path == BUNDLED:
+    path = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
+  elif path in gm.nn.PRESETS:
+    raise ValueError(
+      f'{path} names an architecture; its weights are not in the package. '
+      'Download them, and give the folder.'
+    )
+  with _progress_bar() as on_progress:
+    model, params, tokenizer = gm.from_pretrained(
+      path, dtype=args.dtype, text_only=True, on_progress=on_progress
+    )
+  return {
+    'model': model,
+    'params': params,
+    'tokenizer': tokenizer,
+    'sampling': gm.text.TopPSampling(p=args.top_p, temperature=args.temperature),
+    'cache_length': args.cache_length,
+    'max_out_length': args.max_new_tokens,
+  }
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+  """A bar of bytes on the error stream, gone when loading is over."""
+  columns = (
+    progress.TextColumn('Loading'),
+    progress.BarColumn(),
+    progress.DownloadColumn(),
+    progress.TimeRemainingColumn(),
+  )
+  console = rich_console.Console(stderr=True)
+  with progress.Progress(*columns, console=console, transient=True) as bar:
+    task = bar.add_task('Loading')
+    yield lambda done, total: bar.update(task, completed=done, total=total)
