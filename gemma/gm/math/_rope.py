@@ -5,7 +5,6 @@ Axes: B batch, L length, N heads, H head_dim, P = H // 2 rotated pairs.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
@@ -90,8 +89,9 @@ def rotate(
 ) -> Float[Array, '*B L N H']:
   """`apply_rope` for a `Rope` that is already at hand."""
   frequencies = jnp.asarray(rope.frequencies(inputs.shape[-1]), jnp.float32)
+  frequencies = frequencies.reshape((1,) * positions.ndim + (-1,))
   angles = positions[..., None].astype(jnp.float32) * frequencies  # [*B L P]
   sin, cos = jnp.sin(angles)[..., None, :], jnp.cos(angles)[..., None, :]
   a, b = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
   out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return jax.lax.convert_element_type(out, inputs.dtype)
+  return out.astype(inputs.dtype)

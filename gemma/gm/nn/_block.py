@@ -6,6 +6,7 @@ Axes: B batch, T query, S key, D model, N query heads, K kv heads, H head_dim.
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from gemma.gm.math import _attention
@@ -27,7 +28,7 @@ class Attention(nn.Module):
 
   config: _config.TransformerConfig
   spec: _config.LayerSpec
-  dtype: jnp.dtype = jnp.bfloat16
+  dtype: DTypeLike = jnp.bfloat16
 
   def setup(self):
     spec, embed_dim = self.spec, self.config.embed_dim
@@ -106,7 +107,7 @@ class Block(nn.Module):
 
   config: _config.TransformerConfig
   spec: _config.LayerSpec
-  dtype: jnp.dtype = jnp.bfloat16
+  dtype: DTypeLike = jnp.bfloat16
 
   def setup(self):
     spec = self.spec

@@ -14,6 +14,7 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from gemma.gm.nn import _config
@@ -151,7 +152,7 @@ def init_cache(
   config: _config.TransformerConfig,
   *,
   batch_size: int,
-  dtype: Any,
+  dtype: DTypeLike,
   cache_length: int,
 ) -> KVCache:
   """An empty cache; see `Transformer.init_cache`."""

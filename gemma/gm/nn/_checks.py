@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import numpy as np
 
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 
 
-def check_dtype(dtype: Any) -> None:
+def check_dtype(dtype: DTypeLike) -> None:
   """Raises on float16 parameters."""
   if jnp.dtype(dtype) == jnp.float16:
     raise ValueError(

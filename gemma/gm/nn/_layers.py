@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from gemma.gm.nn import _config
@@ -28,7 +29,7 @@ class Einsum(nn.Module):
   shape: Sequence[int]
   weight_name: str = 'w'
   initializer: Callable[..., jax.Array] = _INIT
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, eqn: str, x: Float[Array, '...']) -> Float[Array, '...']:
@@ -48,7 +49,7 @@ class RMSNorm(nn.Module):
   """
 
   eps: float = 1e-6
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
@@ -72,7 +73,7 @@ class Embedder(nn.Module):
 
   vocab_size: int
   embed_dim: int
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   def setup(self):
     self.input_embedding = self.param(
@@ -108,7 +109,7 @@ class FeedForward(nn.Module):
 
   embed_dim: int
   spec: _config.Dense
-  dtype: jnp.dtype = jnp.bfloat16
+  dtype: DTypeLike = jnp.bfloat16
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:

@@ -13,6 +13,8 @@ from flax import linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gemma.gm.math import _mask
@@ -72,7 +74,7 @@ class Transformer(nn.Module):
 
   _: dataclasses.KW_ONLY
   return_last_only: bool | None = None
-  dtype: Any = jnp.bfloat16
+  dtype: DTypeLike = jnp.bfloat16
   tokens: str = REQUIRED
   images: str | None = None
   positions: str | None = None
@@ -102,12 +104,12 @@ class Transformer(nn.Module):
 
   def __call__(
     self,
-    tokens: Int[Array, '*B L'],
+    tokens: Int[ArrayLike, '*B L'],
     *,
     images: Any = None,
-    positions: Int[Array, '*B L'] | None = None,
+    positions: Int[ArrayLike, '*B L'] | None = None,
     cache: _cache.KVCache | None = None,
-    attention_mask: Bool[Array, '*B L C'] | None = None,
+    attention_mask: Bool[ArrayLike, '*B L C'] | None = None,
     return_last_only: bool | None = None,
     return_hidden_states: bool | None = None,
   ) -> Output:
@@ -149,7 +151,7 @@ class Transformer(nn.Module):
         f'return_last_only={return_last_only} in the call, but the model '
         f'already has return_last_only={self.return_last_only}. Give it once.'
       )
-    tokens = jnp.asarray(tokens) if not isinstance(tokens, jax.Array) else tokens
+    tokens = jnp.asarray(tokens)
     _checks.check_dtype(self.embedder.input_embedding.dtype)
     _checks.check_inputs(
       self.config, tokens, positions, attention_mask, cache, pad=PAD
@@ -170,7 +172,7 @@ class Transformer(nn.Module):
     )
 
   def init_cache(
-    self, *, batch_size: int, dtype: Any, cache_length: int
+    self, *, batch_size: int, dtype: DTypeLike, cache_length: int
   ) -> _cache.KVCache:
     """An empty cache.
 
@@ -256,7 +258,7 @@ def _last(
   x: Float[Array, 'B L D'], real: Bool[Array, 'B L']
 ) -> Float[Array, 'B D']:
   """The state of each row's last real token."""
-  last = jnp.max(jnp.where(real, jnp.arange(real.shape[1]), 0), axis=1)
+  last = jnp.max(jnp.where(real, jnp.arange(real.shape[1])[None], 0), axis=1)
   return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 

@@ -220,7 +220,7 @@ def _sample(
 ) -> SamplingState:
   """Picks and records a token for each row that is not done, nor idle."""
   keys = jax.vmap(jax.random.split)(state.rng)
-  logits = jnp.where(vocabulary.banned, -jnp.inf, logits)
+  logits = jnp.where(vocabulary.banned[None], -jnp.inf, logits)
   tokens = jax.vmap(sampling.get_next_tokens)(logits, keys[:, 1])
   tokens = tokens.astype(jnp.int32)
   idle |= state.done

@@ -1,0 +1,119 @@
+"""The tiny models on which every property is tested, each listed once."""
+
+import dataclasses
+import functools
+from typing import Any
+import zlib
+
+from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _config
+from gemma.gm.nn import _transformer
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LENGTH = 24  # Four times the window.
+_WINDOW = 6
+_VOCAB = 300
+
+_GLOBAL = _config.AttentionType.GLOBAL
+_LOCAL = _config.AttentionType.LOCAL_SLIDING
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A tiny model.
+
+  Attributes:
+    name: What tests call it.
+    config: Its config.
+  """
+
+  name: str
+  config: _config.TransformerConfig
+
+  @property
+  def model(self) -> _transformer.Transformer:
+    return _transformer.Transformer(config=self.config, dtype=jnp.float32)
+
+  @functools.cached_property
+  def params(self) -> dict[str, Any]:
+    """Random float32 weights of this model, the same on every machine."""
+    tokens = jnp.ones((1, 1), jnp.int32)
+    shapes = jax.eval_shape(self.model.init, jax.random.key(0), tokens)
+    flat = _tree.flatten(shapes['params'])
+    return _tree.unflatten(
+      {path: _weight(path, leaf.shape) for path, leaf in flat.items()}
+    )
+
+  def apply(self, tokens: Any, **kwargs: Any) -> _transformer.Output:
+    return self.model.apply({'params': self.params}, tokens, **kwargs)
+
+  def tokens(self, rows: int = 3, length: int = LENGTH) -> np.ndarray:
+    """Random tokens without padding, `int32[rows, length]`."""
+    rng = np.random.RandomState(zlib.crc32(self.name.encode()))
+    return rng.randint(1, _VOCAB, (rows, length)).astype(np.int32)
+
+  def cache(self, rows: int = 3, length: int = LENGTH, dtype: Any = jnp.float32):
+    return self.model.init_cache(
+      batch_size=rows, dtype=dtype, cache_length=length
+    )
+
+  def __str__(self) -> str:
+    return self.name
+
+
+def _weight(path: str, shape: tuple[int, ...]) -> jax.Array:
+  rng = np.random.RandomState(zlib.crc32(path.encode()))
+  std = 0.3 if path.endswith('scale') else 0.2
+  return jnp.asarray(rng.normal(0, std, shape), jnp.float32)
+
+
+def _case(name: str, pattern: tuple, num_layers: int, **fields: Any) -> Case:
+  gemma1 = name.startswith('gemma1')
+  shape = {
+    'num_embed': _VOCAB,
+    'embed_dim': 32,
+    'hidden_dim': 48,
+    'num_heads': 4,
+    'head_dim': 16,
+    'final_logit_softcap': None,
+    'use_post_attn_norm': not gemma1,
+    'use_post_ffw_norm': not gemma1,
+    'sliding_window_size': None if gemma1 else _WINDOW,
+  }
+  types = _config.make_attention_layers_types(pattern, num_layers=num_layers)
+  config = _config.TransformerConfig(
+    attention_types=types, **(shape | fields)
+  )
+  return Case(name, config)
+
+
+_GEMMA2 = {
+  'pattern': (_LOCAL, _GLOBAL),
+  'num_layers': 4,
+  'num_kv_heads': 2,
+  'attn_logits_soft_cap': 50.0,
+  'final_logit_softcap': 30.0,
+}
+_GEMMA3 = {
+  'pattern': (_LOCAL,) * 5 + (_GLOBAL,),
+  'num_layers': 8,
+  'use_qk_norm': True,
+  'transpose_gating_einsum': True,
+  'global_base_frequency': 1_000_000,
+}
+
+CASES = (
+  _case('gemma1_mqa', (_GLOBAL,), 3, num_kv_heads=1),
+  _case('gemma1_mha', (_GLOBAL,), 3, num_kv_heads=4),
+  _case('gemma2_by_head_dim', **_GEMMA2),
+  _case(
+    'gemma2_by_width',
+    **_GEMMA2,
+    transpose_gating_einsum=True,
+    query_pre_attn_norm=_config.QueryPreAttentionNormalisation.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS,
+  ),
+  _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
+  _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
+)
