@@ -53,7 +53,8 @@ def save_hf(
     )
     if tokenizer is not None:
       (building / 'tokenizer.model').write_bytes(tokenizer.model_proto)
-    building.chmod(0o755)
+    for file in (building, *building.iterdir()):
+      file.chmod(0o755 if file.is_dir() else 0o644)  # Others may read it.
     building.rename(path)
   finally:
     shutil.rmtree(building, ignore_errors=True)

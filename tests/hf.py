@@ -1,0 +1,62 @@
+"""Tiny models in `transformers`, the independent implementation."""
+
+import pathlib
+
+from gemma import gm
+from gemma.gm.ckpts import _hf_config
+import numpy as np
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def make_model(case, seed=0):
+  """A `transformers` model of a case, with random weights of its own."""
+  config = _hf_config.to_hf(case.config)
+  config['max_position_embeddings'] = 512
+  model_type = config.pop('model_type')
+  torch.manual_seed(seed)
+  config = transformers.AutoConfig.for_model(model_type, **config)
+  config._attn_implementation = 'eager'  # Soft caps are dropped by others.
+  model = transformers.AutoModelForCausalLM.from_config(config)
+  for name, param in model.named_parameters():
+    torch.nn.init.normal_(param, 0, 0.3 if 'norm' in name else 0.2)
+  return model.eval()
+
+
+def read_model(folder: pathlib.Path):
+  """Any folder, as `transformers` reads it."""
+  return transformers.AutoModelForCausalLM.from_pretrained(
+    folder, attn_implementation='eager', dtype=torch.float32
+  ).eval()
+
+
+def logits(model, tokens: np.ndarray) -> np.ndarray:
+  """Logits where there are tokens; padding may stand on the left."""
+  tokens = torch.tensor(np.asarray(tokens), dtype=torch.long)
+  real = tokens != 0
+  positions = (real.cumsum(1) - 1).clamp(min=0)
+  with torch.no_grad():
+    out = model(
+      tokens, attention_mask=real.long(), position_ids=positions
+    )
+  return out.logits.float().numpy()
+
+
+def greedy(model, row: list[int], count: int) -> list[int]:
+  """The next tokens, one full forward pass each; padding is never picked."""
+  row = list(row)
+  for _ in range(count):
+    scores = logits(model, np.array([row]))[0, -1]
+    scores[0] = -np.inf
+    row.append(int(scores.argmax()))
+  return row[-count:]
+
+
+def folder_of(case, path: pathlib.Path, **kwargs):
+  """Saves a random model; returns it and what `from_pretrained` reads."""
+  model = make_model(case)
+  model.save_pretrained(path, **kwargs)
+  return model, gm.from_pretrained(path)

@@ -1,0 +1,49 @@
+"""Writes the golden files. Run `python tests/make_golden.py`.
+
+`golden/logits/*.npz`: logits of the tiny models by `transformers`, on weights
+that need no file (`cases.Case.params`). `golden/trees/*.txt`: the parameters of
+the released sizes. Both are compared in `test_golden.py`.
+"""
+
+import pathlib
+import tempfile
+
+import cases
+from gemma import gm
+from gemma.gm.ckpts import _tree
+import hf
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent / 'golden'
+
+
+def main() -> None:
+  """Writes all files."""
+  for kind in ('logits', 'trees'):
+    (FOLDER / kind).mkdir(parents=True, exist_ok=True)
+  for case in cases.CASES:
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder) / 'model'
+      gm.ckpts.save_hf(path, model=case.model, params=case.params)
+      logits = hf.logits(hf.read_model(path), case.tokens())
+    np.savez_compressed(FOLDER / 'logits' / f'{case}.npz', logits=logits)
+  for name, model in gm.nn.PRESETS.items():
+    (FOLDER / 'trees' / f'{name}.txt').write_text(tree_of(model()))
+
+
+def tree_of(model: gm.nn.Transformer) -> str:
+  """Path, shape and dtype of each parameter, a line each."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  lines = [
+    f'{path} {"x".join(map(str, leaf.shape))} {leaf.dtype}'
+    for path, leaf in sorted(_tree.flatten(shapes).items())
+  ]
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  jax.config.update('jax_default_matmul_precision', 'highest')
+  main()

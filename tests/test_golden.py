@@ -1,0 +1,75 @@
+"""Against stored facts: no torch needed. `make_golden.py` writes the files."""
+
+import pathlib
+
+import cases
+from gemma import gm
+from gemma.gm.ckpts import _tree
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+# Totals of the technical reports' models: as in the released Orbax files, and
+# with the rows that Hugging Face files have.
+COUNTS = {
+  'Gemma1_2B': (2_506_434_560, 2_506_172_416),
+  'Gemma1_7B': (8_538_074_112, 8_537_680_896),
+  'Gemma2_2B': (2_614_636_800, 2_614_341_888),
+  'Gemma2_9B': (9_242_164_736, 9_241_705_984),
+  'Gemma2_27B': (27_227_718_144, 27_227_128_320),
+  'Gemma3_270M': (268_098_176, 268_098_176),
+  'Gemma3_1B': (999_885_952, 999_885_952),
+  'Gemma3_4B': (3_880_099_328, 3_880_099_328),
+  'Gemma3_12B': (11_765_788_416, 11_765_788_416),
+  'Gemma3_27B': (27_009_002_240, 27_009_002_240),
+}
+
+
+@pytest.mark.parametrize('case', cases.CASES, ids=str)
+def test_logits_are_those_of_transformers(case):
+  golden = np.load(GOLDEN / 'logits' / f'{case}.npz')['logits']
+  out = case.apply(case.tokens()).logits
+  assert np.abs(out - golden).max() < 5e-5
+
+
+@pytest.mark.parametrize('name', gm.nn.PRESETS)
+def test_parameter_tree(name):
+  model = gm.nn.PRESETS[name]()
+  tokens = jnp.ones((1, 1), jnp.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  lines = [
+    f'{path} {"x".join(map(str, leaf.shape))} {leaf.dtype}'
+    for path, leaf in sorted(_tree.flatten(shapes).items())
+  ]
+  golden = (GOLDEN / 'trees' / f'{name}.txt').read_text()
+  assert lines == golden.splitlines()
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_parameter_count(name):
+  summary = gm.nn.summarize(gm.nn.PRESETS[name]())
+  orbax, hugging_face = COUNTS[name]
+  assert summary.size == orbax
+  config = summary.config
+  rows = config.vocab_size or config.num_embed
+  spare = (config.num_embed - rows) * config.embed_dim
+  assert summary.size - spare == hugging_face
+
+
+def test_summary_of_gemma2_2b():
+  text = str(gm.nn.summarize(gm.nn.Gemma2_2B()))
+  for number in ('589,824,000', '2,614,341,888', '2,304'):
+    assert number in text
+
+
+def test_picture_is_svg_of_every_layer():
+  import xml.etree.ElementTree as ET
+
+  for model in gm.nn.PRESETS.values():
+    summary = gm.nn.summarize(model())
+    root = ET.fromstring(gm.nn.picture(summary))
+    boxes = root.findall('{http://www.w3.org/2000/svg}rect')
+    assert len(boxes) > summary.config.num_layers

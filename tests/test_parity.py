@@ -1,0 +1,164 @@
+"""Equal to `transformers`, live: same folder, same logits, same tokens."""
+
+import copy
+import dataclasses
+import json
+
+import cases
+from gemma import gm
+from gemma.gm.ckpts import _safetensors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+hf = pytest.importorskip('hf', reason='needs torch and transformers')
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
+
+ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
+TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope='module', params=cases.CASES, ids=str)
+def both(request, tmp_path_factory):
+  """A case, the independent model, and what we read from its folder."""
+  folder = tmp_path_factory.mktemp(request.param.name)
+  return request.param, *hf.folder_of(request.param, folder / 'model')
+
+
+class Letters(gm.text.Gemma3Tokenizer):
+  """Enough of a tokenizer for ids in and ids out."""
+
+  vocab_size = cases.CASES[0].config.num_embed
+  FORBIDDEN_TOKENS = ()
+
+  def decode(self, ids):
+    return ' '.join(map(str, np.atleast_1d(ids).tolist()))
+
+
+def sampler(ours, **kwargs):
+  fields = {'cache_length': 96, 'max_out_length': 64, 'pad_length': 8}
+  out = gm.text.Sampler(
+    model=ours.model, params=ours.params, tokenizer=Letters('none'),
+    **(fields | kwargs)
+  )
+  return out
+
+
+def test_architecture_is_read_from_the_folder(both):
+  case, _, ours = both
+  for mine, read in zip(
+    case.config.layers(), ours.model.config.layers(), strict=True
+  ):
+    # How the gate is stored is not in the file, and changes no number.
+    assert dataclasses.replace(read, ffw=mine.ffw) == mine
+    assert read.ffw.hidden_dim == mine.ffw.hidden_dim
+
+
+def test_logits(both):
+  """Three times the window, three rows, ragged, padding on the left."""
+  case, theirs, ours = both
+  tokens = case.tokens(3, 24)
+  tokens[1, :7] = 0
+  tokens[2, :21] = 0
+  real = tokens != 0
+  out = ours.model.apply({'params': ours.params}, tokens)
+  error = np.abs(out.logits - hf.logits(theirs, tokens))[real]
+  assert error.max() < TOLERANCE
+  right = np.stack([np.roll(row, -np.argmax(row != 0)) for row in tokens])
+  out = ours.model.apply({'params': ours.params}, right)
+  error = np.abs(np.asarray(out.logits)[right != 0] - hf.logits(
+    theirs, tokens
+  )[real])
+  assert error.max() < TOLERANCE
+
+
+def test_bfloat16(both):
+  case, theirs, ours = both
+  tokens = case.tokens(3, 24)
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ours.params)
+  out = ours.model.apply({'params': params}, tokens).logits
+  # The same rounded weights, computed in float32.
+  rounded = copy.deepcopy(theirs).bfloat16().float()
+  exact = hf.logits(rounded, tokens)
+  error = np.sqrt(np.mean(np.square(out - exact)))
+  assert error < 2e-2 * exact.std()
+
+
+def test_greedy_tokens(both):
+  """64 tokens: a batch, one row, prompts in chunks and whole."""
+  case, theirs, ours = both
+  rows = [case.tokens()[0].tolist(), case.tokens()[1, :9].tolist(), [2, 7]]
+  expected = [hf.greedy(theirs, row, 64) for row in rows]
+  # Nothing ends a text here: all 64 tokens count.
+  for fields in ({'pad_length': 8}, {'pad_length': None}, {'pad_length': 64}):
+    s = sampler(ours, **fields)
+    out = s.sample(rows, max_new_tokens=64, return_state=True)
+    assert _until_stop(out.tokens) == _until_stop(expected)
+  alone = [
+    sampler(ours).sample(row, max_new_tokens=64, return_state=True).tokens
+    for row in rows
+  ]
+  assert _until_stop(alone) == _until_stop(expected)
+
+
+def _until_stop(rows):
+  """Rows up to and with the first stop token."""
+  special = Letters.special_tokens
+  stops = (special.EOS, special.END_OF_TURN)
+  out = []
+  for row in rows:
+    ends = [i for i, token in enumerate(row) if token in stops]
+    out.append(row[: ends[0] + 1] if ends else row)
+  return out
+
+
+def test_what_we_save_they_read(both, tmp_path):
+  case, theirs, ours = both
+  gm.ckpts.save_hf(tmp_path / 'ours', model=ours.model, params=ours.params)
+  again = hf.read_model(tmp_path / 'ours')
+  tokens = case.tokens()
+  np.testing.assert_array_equal(
+    hf.logits(again, tokens), hf.logits(theirs, tokens)
+  )
+
+
+def test_shards_and_older_files(tmp_path):
+  """Sharded weights, older prefixes, older config keys: the same numbers."""
+  case = cases.CASES[-1]
+  _, ours = hf.folder_of(case, tmp_path / 'one')
+  hf.make_model(case).save_pretrained(tmp_path / 'many', max_shard_size='40KB')
+  assert len(list((tmp_path / 'many').glob('*.safetensors'))) > 2
+  many = gm.from_pretrained(tmp_path / 'many')
+  jax.tree.map(np.testing.assert_array_equal, ours.params, many.params)
+
+  folder = _safetensors.TensorFolder(tmp_path / 'one')
+  config = json.loads((tmp_path / 'one' / 'config.json').read_text())
+  rope = config.pop('rope_parameters')
+  for key in ('layer_types', '_sliding_window_pattern'):
+    config.pop(key)
+  config |= {
+    'sliding_window_pattern': 6,
+    'rope_theta': rope['full_attention']['rope_theta'],
+    'rope_local_base_freq': rope['sliding_attention']['rope_theta'],
+    'rope_scaling': {'rope_type': 'linear', 'factor': 8.0},
+  }
+  import safetensors.numpy
+
+  for i, prefix in enumerate(['language_model.model.', 'model.language_model.']):
+    old = tmp_path / f'old{i}'
+    old.mkdir()
+    (old / 'config.json').write_text(
+      json.dumps({'model_type': 'gemma3', 'text_config': config})
+    )
+    tensors = {
+      name.replace('model.', prefix, 1): folder.read(name)
+      for name in folder.names
+    }
+    tensors['vision_tower.head.weight'] = np.zeros((2, 2), np.float32)
+    safetensors.numpy.save_file(tensors, old / 'model.safetensors')
+    with pytest.raises(ValueError, match='text_only=True'):
+      gm.from_pretrained(old)
+    other = gm.from_pretrained(old, text_only=True)
+    assert other.model.config.layers() == ours.model.config.layers()
+    jax.tree.map(np.testing.assert_array_equal, ours.params, other.params)
