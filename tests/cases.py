@@ -5,12 +5,13 @@ import functools
 from typing import Any
 import zlib
 
-from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _config
-from gemma.gm.nn import _transformer
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _config
+from gemma.gm.nn import _transformer
 
 LENGTH = 24  # Four times the window.
 _WINDOW = 6
@@ -54,7 +55,9 @@ class Case:
     rng = np.random.RandomState(zlib.crc32(self.name.encode()))
     return rng.randint(1, _VOCAB, (rows, length)).astype(np.int32)
 
-  def cache(self, rows: int = 3, length: int = LENGTH, dtype: Any = jnp.float32):
+  def cache(
+    self, rows: int = 3, length: int = LENGTH, dtype: Any = jnp.float32
+  ):
     return self.model.init_cache(
       batch_size=rows, dtype=dtype, cache_length=length
     )
@@ -83,9 +86,7 @@ def _case(name: str, pattern: tuple, num_layers: int, **fields: Any) -> Case:
     'sliding_window_size': None if gemma1 else _WINDOW,
   }
   types = _config.make_attention_layers_types(pattern, num_layers=num_layers)
-  config = _config.TransformerConfig(
-    attention_types=types, **(shape | fields)
-  )
+  config = _config.TransformerConfig(attention_types=types, **(shape | fields))
   return Case(name, config)
 
 

@@ -1,4 +1,4 @@
-"""Strict settings for every test: set before JAX and the library are imported."""
+"""Strict settings for every test, made before the library is imported."""
 
 import os
 import pathlib

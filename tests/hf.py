@@ -2,11 +2,12 @@
 
 import pathlib
 
-from gemma import gm
-from gemma.gm.ckpts import _hf_config
 import numpy as np
 import torch
 import transformers
+
+from gemma import gm
+from gemma.gm.ckpts import _hf_config
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -39,9 +40,7 @@ def logits(model, tokens: np.ndarray) -> np.ndarray:
   real = tokens != 0
   positions = (real.cumsum(1) - 1).clamp(min=0)
   with torch.no_grad():
-    out = model(
-      tokens, attention_mask=real.long(), position_ids=positions
-    )
+    out = model(tokens, attention_mask=real.long(), position_ids=positions)
   return out.logits.float().numpy()
 
 

@@ -9,12 +9,13 @@ import pathlib
 import tempfile
 
 import cases
-from gemma import gm
-from gemma.gm.ckpts import _tree
 import hf
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gemma import gm
+from gemma.gm.ckpts import _tree
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
 

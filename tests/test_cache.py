@@ -3,12 +3,13 @@
 import math
 
 import cases
-from gemma import gm
-from gemma.gm.nn import _cache
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
+from gemma.gm.nn import _cache
 
 
 def test_bytes_of_a_long_cache():
@@ -80,9 +81,9 @@ def test_a_cache_shorter_than_the_window_holds_everything():
   cache = case.cache(1, 4)
   assert {layer.k.shape[1] for layer in cache.layers.values()} == {4}
   tokens = case.tokens(1, 4)
-  out = case.apply(tokens[:, 3:], cache=case.apply(
-    tokens[:, :3], cache=cache
-  ).cache)
+  out = case.apply(
+    tokens[:, 3:], cache=case.apply(tokens[:, :3], cache=cache).cache
+  )
   np.testing.assert_allclose(
     out.logits, case.apply(tokens).logits[:, 3:], atol=2e-5, rtol=0
   )
@@ -90,7 +91,7 @@ def test_a_cache_shorter_than_the_window_holds_everything():
 
 @pytest.mark.parametrize('cached', [False, True])
 def test_nothing_quadratic_is_ever_made(cached):
-  """No mask `[B, T, S]`, no scores `[B, N, T, S]` on the way of a long prompt."""
+  """No mask `[B, T, S]` and no scores `[B, N, T, S]` for a long prompt."""
   model, length = gm.nn.Gemma3_270M(), 16_384
   tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
   params = jax.eval_shape(

@@ -3,12 +3,13 @@
 import pathlib
 
 import cases
-from gemma import gm
-from gemma.gm.ckpts import _tree
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
+from gemma.gm.ckpts import _tree
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

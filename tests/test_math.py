@@ -1,10 +1,11 @@
 """Attention, masks and RoPE against naive versions in float64."""
 
-from gemma import gm
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
 
 WINDOW = 6
 
@@ -141,11 +142,14 @@ def test_attention_refuses_what_it_cannot_do():
     gm.math.attend(q, k, v, mask=mask, scale=1.0)
 
 
-@pytest.mark.parametrize('base, factor, proportion', [
-  (10_000, 1.0, 1.0),
-  (1_000_000, 8.0, 1.0),
-  (1_000_000, 1.0, 0.25),
-])
+@pytest.mark.parametrize(
+  'base, factor, proportion',
+  [
+    (10_000, 1.0, 1.0),
+    (1_000_000, 8.0, 1.0),
+    (1_000_000, 1.0, 0.25),
+  ],
+)
 def test_rope_is_a_rotation_of_halves(base, factor, proportion):
   head_dim = 16
   x = np.random.RandomState(0).normal(size=(2, 5, 3, head_dim))
@@ -173,9 +177,7 @@ def test_rope_in_bfloat16_has_float32_angles():
   x = jnp.ones((1, 1, 1, 16), jnp.bfloat16)
   far = jnp.array([[30_001]])
   half = gm.math.apply_rope(x, far, base_frequency=10_000)
-  full = gm.math.apply_rope(
-    x.astype(jnp.float32), far, base_frequency=10_000
-  )
+  full = gm.math.apply_rope(x.astype(jnp.float32), far, base_frequency=10_000)
   assert half.dtype == jnp.bfloat16
   np.testing.assert_allclose(half.astype(jnp.float32), full, atol=8e-3)
 
@@ -183,6 +185,8 @@ def test_rope_in_bfloat16_has_float32_angles():
 def test_rope_refuses_to_stretch():
   with pytest.raises(ValueError, match='scale_factor=0.5'):
     gm.math.apply_rope(
-      jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 1), int), base_frequency=10,
+      jnp.ones((1, 1, 1, 4)),
+      jnp.zeros((1, 1), int),
+      base_frequency=10,
       scale_factor=0.5,
     )

@@ -1,11 +1,12 @@
 """Properties that every model has, on the table of tiny models."""
 
 import cases
-from gemma import gm
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
 TOLERANCE = 2e-5  # float32, logits of about 5.
@@ -149,9 +150,12 @@ def test_window_holds_the_query_and_those_before(back, seen):
   """In one sliding layer of window 6, token 20 sees tokens 15 to 20."""
   case = next(c for c in cases.CASES if c.name == 'gemma2_by_head_dim')
   config = case.config
-  one = cases.Case('one', type(config)(**{
-    **vars(config), 'attention_types': config.attention_types[:1]
-  }))
+  one = cases.Case(
+    'one',
+    type(config)(
+      **{**vars(config), 'attention_types': config.attention_types[:1]}
+    ),
+  )
   tokens = one.tokens(rows=1)
   changed = tokens.copy()
   changed[0, 20 - back] = changed[0, 20 - back] % 299 + 1

@@ -5,12 +5,13 @@ import dataclasses
 import json
 
 import cases
-from gemma import gm
-from gemma.gm.ckpts import _safetensors
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
+from gemma.gm.ckpts import _safetensors
 
 hf = pytest.importorskip('hf', reason='needs torch and transformers')
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
@@ -39,8 +40,10 @@ class Letters(gm.text.Gemma3Tokenizer):
 def sampler(ours, **kwargs):
   fields = {'cache_length': 96, 'max_out_length': 64, 'pad_length': 8}
   out = gm.text.Sampler(
-    model=ours.model, params=ours.params, tokenizer=Letters('none'),
-    **(fields | kwargs)
+    model=ours.model,
+    params=ours.params,
+    tokenizer=Letters('none'),
+    **(fields | kwargs),
   )
   return out
 
@@ -67,9 +70,9 @@ def test_logits(both):
   assert error.max() < TOLERANCE
   right = np.stack([np.roll(row, -np.argmax(row != 0)) for row in tokens])
   out = ours.model.apply({'params': ours.params}, right)
-  error = np.abs(np.asarray(out.logits)[right != 0] - hf.logits(
-    theirs, tokens
-  )[real])
+  error = np.abs(
+    np.asarray(out.logits)[right != 0] - hf.logits(theirs, tokens)[real]
+  )
   assert error.max() < TOLERANCE
 
 
@@ -145,7 +148,9 @@ def test_shards_and_older_files(tmp_path):
   }
   import safetensors.numpy
 
-  for i, prefix in enumerate(['language_model.model.', 'model.language_model.']):
+  for i, prefix in enumerate(
+    ['language_model.model.', 'model.language_model.']
+  ):
     old = tmp_path / f'old{i}'
     old.mkdir()
     (old / 'config.json').write_text(

@@ -3,12 +3,13 @@
 import collections
 
 import cases
-from gemma import gm
-from gemma.gm.text import _decode
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma import gm
+from gemma.gm.text import _decode
 
 LOGITS = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1], jnp.float32))
 
@@ -21,35 +22,45 @@ def draws(method, count=4000):
   return np.array([seen[i] / count for i in range(4)])
 
 
-@pytest.mark.parametrize('method, expected', [
-  (gm.text.Greedy(), [1, 0, 0, 0]),
-  (gm.text.RandomSampling(), [0.4, 0.3, 0.2, 0.1]),
-  (gm.text.RandomSampling(temperature=0.5), [0.53, 0.3, 0.13, 0.03]),
-  (gm.text.RandomSampling(temperature=0), [1, 0, 0, 0]),
-  (gm.text.TopkSampling(k=2), [4 / 7, 3 / 7, 0, 0]),
-  (gm.text.TopkSampling(k=9), [0.4, 0.3, 0.2, 0.1]),
-  (gm.text.TopkSampling(k=3, temperature=0), [1, 0, 0, 0]),
-  (gm.text.TopPSampling(p=0.6), [4 / 7, 3 / 7, 0, 0]),
-  (gm.text.TopPSampling(p=0.1), [1, 0, 0, 0]),
-  (gm.text.TopPSampling(p=1.0), [0.4, 0.3, 0.2, 0.1]),
-  (gm.text.TopPSampling(p=0.9, temperature=0), [1, 0, 0, 0]),
-])
+@pytest.mark.parametrize(
+  'method, expected',
+  [
+    (gm.text.Greedy(), [1, 0, 0, 0]),
+    (gm.text.RandomSampling(), [0.4, 0.3, 0.2, 0.1]),
+    (gm.text.RandomSampling(temperature=0.5), [0.53, 0.3, 0.13, 0.03]),
+    (gm.text.RandomSampling(temperature=0), [1, 0, 0, 0]),
+    (gm.text.TopkSampling(k=2), [4 / 7, 3 / 7, 0, 0]),
+    (gm.text.TopkSampling(k=9), [0.4, 0.3, 0.2, 0.1]),
+    (gm.text.TopkSampling(k=3, temperature=0), [1, 0, 0, 0]),
+    (gm.text.TopPSampling(p=0.6), [4 / 7, 3 / 7, 0, 0]),
+    (gm.text.TopPSampling(p=0.1), [1, 0, 0, 0]),
+    (gm.text.TopPSampling(p=1.0), [0.4, 0.3, 0.2, 0.1]),
+    (gm.text.TopPSampling(p=0.9, temperature=0), [1, 0, 0, 0]),
+  ],
+)
 def test_distribution(method, expected):
   np.testing.assert_allclose(draws(method), expected, atol=0.03)
 
 
 def test_methods_take_any_batch_dims():
   logits = jnp.zeros((2, 3, 8))
-  for method in (gm.text.Greedy(), gm.text.TopkSampling(k=2),
-                 gm.text.TopPSampling(), gm.text.RandomSampling()):
+  for method in (
+    gm.text.Greedy(),
+    gm.text.TopkSampling(k=2),
+    gm.text.TopPSampling(),
+    gm.text.RandomSampling(),
+  ):
     assert method.get_next_tokens(logits, jax.random.key(0)).shape == (2, 3)
 
 
-@pytest.mark.parametrize('make, error', [
-  (lambda: gm.text.RandomSampling(temperature=-1), 'temperature=-1'),
-  (lambda: gm.text.TopkSampling(k=0), 'k=0'),
-  (lambda: gm.text.TopPSampling(p=0), 'p=0'),
-])
+@pytest.mark.parametrize(
+  'make, error',
+  [
+    (lambda: gm.text.RandomSampling(temperature=-1), 'temperature=-1'),
+    (lambda: gm.text.TopkSampling(k=0), 'k=0'),
+    (lambda: gm.text.TopPSampling(p=0), 'p=0'),
+  ],
+)
 def test_settings_that_are_none(make, error):
   with pytest.raises(ValueError, match=error):
     make()
@@ -111,21 +122,34 @@ def test_stream_equals_whole(sampler, prompt):
 def test_stream_equals_whole_where_characters_are_bytes(sampler):
   """Only byte tokens, so that nearly every piece is cut inside a character."""
   first = sampler.codec.encode('\u20ac')[-3:]
-  others = [i for i in range(sampler.codec.vocab_size)
-            if not first[0] - 0xe2 <= i < first[0] - 0xe2 + 256]
+  others = [
+    i
+    for i in range(sampler.codec.vocab_size)
+    if not first[0] - 0xE2 <= i < first[0] - 0xE2 + 256
+  ]
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=sampler.tokenizer,
-    cache_length=64, max_out_length=48, forbidden_tokens=others,
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=sampler.tokenizer,
+    cache_length=64,
+    max_out_length=48,
+    forbidden_tokens=others,
   )
   fields = {'sampling': RANDOM, 'rng': 0}
-  assert ''.join(s.sample('A', stream=True, **fields)) == s.sample('A', **fields)
+  assert ''.join(s.sample('A', stream=True, **fields)) == s.sample(
+    'A', **fields
+  )
 
 
 @pytest.mark.parametrize('pad_length', [1, 4, (4, 8), 64, None])
 def test_size_of_chunks_changes_nothing(sampler, pad_length):
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=sampler.tokenizer,
-    cache_length=128, max_out_length=16, pad_length=pad_length,
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=sampler.tokenizer,
+    cache_length=128,
+    max_out_length=16,
+    pad_length=pad_length,
   )
   expected = sampler.sample(PROMPTS, max_new_tokens=16)
   assert s.sample(PROMPTS, max_new_tokens=16) == expected
@@ -143,13 +167,17 @@ def test_going_on_equals_one_pass(sampler):
     codec.encode(prompt, add_bos=True) + tokens + codec.encode(text)
     for prompt, tokens, text in zip(PROMPTS, out.tokens, more, strict=True)
   ]
-  assert again.tokens == sampler.sample(
-    whole, max_new_tokens=9, return_state=True
-  ).tokens
+  assert (
+    again.tokens
+    == sampler.sample(whole, max_new_tokens=9, return_state=True).tokens
+  )
   # The state is still there to go on from once more.
-  assert again.tokens == sampler.sample(
-    more, max_new_tokens=9, return_state=True, last_state=out.state
-  ).tokens
+  assert (
+    again.tokens
+    == sampler.sample(
+      more, max_new_tokens=9, return_state=True, last_state=out.state
+    ).tokens
+  )
   lengths = [len(row) + 8 for row in whole]
   np.testing.assert_array_equal(again.state.cache.length, lengths)
 
@@ -161,15 +189,22 @@ def test_why_it_ended(sampler):
   assert len(greedy.tokens) == 9
   stop = greedy.tokens[4]
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=codec,
-    cache_length=20, max_out_length=48, stop_tokens=[stop],
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=codec,
+    cache_length=20,
+    max_out_length=48,
+    stop_tokens=[stop],
   )
   out = s.sample('ROMEO:', return_state=True)
   assert out.finish_reason == 'stop'
   assert out.tokens == greedy.tokens[: greedy.tokens.index(stop) + 1]
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=codec,
-    cache_length=20, max_out_length=48,
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=codec,
+    cache_length=20,
+    max_out_length=48,
   )
   rows = ['ROMEO:', 'A']
   out = s.sample(rows, return_state=True)
@@ -183,8 +218,12 @@ def test_forbidden_tokens_never_come(sampler):
   greedy = sampler.sample('ROMEO:', max_new_tokens=20, return_state=True)
   banned = {*greedy.tokens}
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=sampler.codec,
-    cache_length=64, max_out_length=48, forbidden_tokens=[*banned],
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=sampler.codec,
+    cache_length=64,
+    max_out_length=48,
+    forbidden_tokens=[*banned],
   )
   out = s.sample('ROMEO:', max_new_tokens=20, return_state=True)
   assert not banned & {*out.tokens}
@@ -210,8 +249,12 @@ def test_prompts_of_every_form(sampler):
 def test_compilations_do_not_grow_with_prompts_and_answers(sampler):
   """One prefill per chunk size and one loop, whatever the lengths."""
   s = gm.text.Sampler(
-    model=sampler.model, params=sampler.params, tokenizer=sampler.codec,
-    cache_length=100, max_out_length=40, pad_length=(8, 16),
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=sampler.codec,
+    cache_length=100,
+    max_out_length=40,
+    pad_length=(8, 16),
   )
   before = _decode._prefill_chunk._cache_size(), _decode.decode._cache_size()
   for count, words in ((3, 1), (20, 5), (40, 12), (7, 20)):
@@ -224,8 +267,13 @@ def test_compilations_do_not_grow_with_prompts_and_answers(sampler):
 @pytest.fixture
 def chat(sampler):
   return gm.text.ChatSampler(
-    model=sampler.model, params=sampler.params, tokenizer=sampler.tokenizer,
-    cache_length=256, max_out_length=32, multi_turn=True, pad_length=32,
+    model=sampler.model,
+    params=sampler.params,
+    tokenizer=sampler.tokenizer,
+    cache_length=256,
+    max_out_length=32,
+    multi_turn=True,
+    pad_length=32,
   )
 
 
@@ -234,7 +282,8 @@ def test_conversation_is_one_text(chat):
   answers = [chat.chat(prompt) for prompt in ('Hi', 'What is 2 + 2?', 'Bye')]
   texts = [turn.text for turn in chat.turns]
   assert [type(turn).__name__ for turn in chat.turns] == [
-    'Prompt', 'Response'
+    'Prompt',
+    'Response',
   ] * 3
   assert texts[0] == (
     '<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n'
@@ -287,11 +336,14 @@ def test_padding_rows_of_the_table_are_never_sampled():
   params = jax.tree.map(lambda x: x, case.params)
   table = params['embedder']['input_embedding']
   params['embedder']['input_embedding'] = table.at[200:].set(0)
-  model = gm.nn.Transformer(config=type(config)(**{
-    **vars(config), 'vocab_size': 200
-  }))
+  model = gm.nn.Transformer(
+    config=type(config)(**{**vars(config), 'vocab_size': 200})
+  )
   s = gm.text.Sampler(
-    model=model, params=params, cache_length=64, max_out_length=32,
+    model=model,
+    params=params,
+    cache_length=64,
+    max_out_length=32,
     tokenizer=gm.text.Gemma3TinyTokenizer(),
   )
   out = s.sample([[2, 5, 9]], sampling=RANDOM, rng=0, return_state=True)

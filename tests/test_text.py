@@ -2,10 +2,11 @@
 
 import pickle
 
-from gemma import gm
-from gemma.gm.text import _detokenizer
 import numpy as np
 import pytest
+
+from gemma import gm
+from gemma.gm.text import _detokenizer
 
 SHIPPED = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
 TEXTS = (
@@ -93,7 +94,9 @@ def test_versions():
 
 def test_remote_file_without_a_copy(monkeypatch, tmp_path):
   monkeypatch.setenv('GEMMA_CACHE_DIR', str(tmp_path))
-  with pytest.raises(FileNotFoundError, match='tokenizer_gemma3.model is remote'):
+  with pytest.raises(
+    FileNotFoundError, match='tokenizer_gemma3.model is remote'
+  ):
     gm.text.Gemma3Tokenizer().encode('x')
 
 
@@ -138,12 +141,15 @@ def test_chat_tokens_are_those_of_the_format(tokenizer):
   assert ids == tokenizer.encode(text, add_bos=True)
 
 
-@pytest.mark.parametrize('messages, error', [
-  ([], 'no user turn'),
-  ([{'role': 'model', 'content': 'x'}], "must be 'user'"),
-  ([{'role': 'user', 'content': 'x'}] * 2, "must be 'model'"),
-  ([{'content': 'x'}], 'needs role and content'),
-])
+@pytest.mark.parametrize(
+  'messages, error',
+  [
+    ([], 'no user turn'),
+    ([{'role': 'model', 'content': 'x'}], "must be 'user'"),
+    ([{'role': 'user', 'content': 'x'}] * 2, "must be 'model'"),
+    ([{'content': 'x'}], 'needs role and content'),
+  ],
+)
 def test_conversations_that_are_none(tokenizer, messages, error):
   with pytest.raises(ValueError, match=error):
     gm.text.encode_chat(tokenizer, messages)

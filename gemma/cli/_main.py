@@ -63,7 +63,9 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     help='a Hugging Face folder; by default the bundled Gemma3_Tiny',
   )
   parser.add_argument('--dtype', help='of the weights; by default as stored')
-  parser.add_argument('--temperature', type=float, default=0.0, help='0: greedy')
+  parser.add_argument(
+    '--temperature', type=float, default=0.0, help='0: greedy'
+  )
   parser.add_argument('--top-p', type=float, default=1.0)
   parser.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
   parser.add_argument('--cache-length', type=int, default=4096, metavar='N')

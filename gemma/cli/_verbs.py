@@ -27,9 +27,7 @@ def chat(args: argparse.Namespace) -> None:
       sampler.turns = []
     elif line:
       limit = args.max_new_tokens
-      sampler.chat(
-        line, max_new_tokens=limit, rng=args.seed, print_stream=True
-      )
+      sampler.chat(line, max_new_tokens=limit, rng=args.seed, print_stream=True)
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -49,7 +47,10 @@ def summary(args: argparse.Namespace) -> None:
   if args.model in gm.nn.PRESETS:
     model, name = gm.nn.PRESETS[args.model](), args.model
   else:
-    model, name = gm.model_from_folder(args.model), pathlib.Path(args.model).name
+    model, name = (
+      gm.model_from_folder(args.model),
+      pathlib.Path(args.model).name,
+    )
   table = gm.nn.summarize(model, name)
   print(table)
   if args.picture:
@@ -87,7 +88,9 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
     'model': model,
     'params': params,
     'tokenizer': tokenizer,
-    'sampling': gm.text.TopPSampling(p=args.top_p, temperature=args.temperature),
+    'sampling': gm.text.TopPSampling(
+      p=args.top_p, temperature=args.temperature
+    ),
     'cache_length': args.cache_length,
     'max_out_length': args.max_new_tokens,
   }
@@ -103,6 +106,8 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
     progress.TimeRemainingColumn(),
   )
   console = rich_console.Console(stderr=True)
-  with progress.Progress(*columns, console=console, transient=True) as bar:
+  with progress.Progress(
+    *columns, console=console, transient=True, disable=not console.is_terminal
+  ) as bar:
     task = bar.add_task('Loading')
     yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -215,9 +215,7 @@ def _rope(file: Mapping[str, Any]) -> tuple[float, float, float]:
   full = nested.get('full_attention', nested)
   sliding = nested.get('sliding_attention', nested)
   base = full.get('rope_theta', file['rope_theta'])
-  local_base = sliding.get(
-    'rope_theta', file.get('rope_local_base_freq', base)
-  )
+  local_base = sliding.get('rope_theta', file.get('rope_local_base_freq', base))
   scaling = full if 'rope_type' in full else file.get('rope_scaling') or {}
   kind = scaling.get('rope_type', scaling.get('type', 'default'))
   if kind not in ('default', 'linear'):

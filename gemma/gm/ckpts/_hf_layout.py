@@ -4,7 +4,8 @@ The layout is a table of rows, each with an inverse. Axes: V vocab, D model, F
 hidden, n query or kv heads, h head_dim.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import re
 

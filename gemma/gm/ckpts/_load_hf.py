@@ -1,6 +1,7 @@
 """Hugging Face folders in, one tensor at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from collections.abc import Iterable
 import functools
 import json
 import pathlib
@@ -114,7 +115,8 @@ def _check(
       target = targets[row.path].shape
       if _shape_of(row, shapes) != target:
         listed = ', '.join(
-          f'{name} {shape}' for name, shape in zip(row.names, shapes)
+          f'{name} {shape}'
+          for name, shape in zip(row.names, shapes, strict=True)
         )
         problems.append(f'mis-shaped: {listed} for {row.path} {target}')
   problems += [f'unknown: {names[name]}' for name in sorted(unknown)]
@@ -142,7 +144,7 @@ def _shape_of(
   """Shape of the parameter that a row would read; None if it cannot."""
   structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   try:
-    return jax.eval_shape(lambda xs: row.read(xs), structs).shape
+    return jax.eval_shape(row.read, structs).shape
   except (ValueError, RuntimeError, TypeError):
     return None
 
@@ -156,10 +158,12 @@ def _check_head(
     return
   table = names['embed_tokens.weight']
   same = tensors.shape(head) == tensors.shape(table)
-  step = 8192  # Rows compared at once.
-  for start in range(0, tensors.shape(table)[0] if same else 0, step):
-    a = tensors.rows(head, start, start + step)
-    same = same and np.array_equal(a, tensors.rows(table, start, start + step))
+  step, rows = 8192, tensors.shape(table)[0]  # Rows compared at once, and all.
+  for start in range(0, rows if same else 0, step):
+    part = start, min(start + step, rows)
+    same &= np.array_equal(
+      tensors.rows(head, *part), tensors.rows(table, *part)
+    )
   if not same:
     raise ValueError(
       f'{head} in {tensors.folder} differs from the embedding table. Gemma '

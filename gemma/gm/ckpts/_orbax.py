@@ -81,6 +81,7 @@ def _check_nested(folder: pathlib.Path, stored: Mapping[str, Any]) -> None:
     layout = 'KAULDRON'
   if layout is not None:
     raise ValueError(
-      f'{folder} has the {layout} layout (keys such as {next(iter(stored))!r}). '
-      'This version reads NESTED Orbax checkpoints and Hugging Face folders.'
+      f'{folder} has the {layout} layout, with keys such as '
+      f'{next(iter(stored))!r}. This version reads NESTED Orbax checkpoints '
+      'and Hugging Face folders.'
     )

@@ -84,5 +84,6 @@ def _open(file: pathlib.Path) -> Any:
   except safetensors.SafetensorError as e:
     size = file.stat().st_size
     raise ValueError(
-      f'{file} ({size:,} bytes) is damaged or cut short: {e}. Download it again.'
+      f'{file} ({size:,} bytes) is damaged or cut short: {e}. Download it '
+      'again.'
     ) from e

@@ -9,7 +9,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
+from jaxtyping import Float
 
 from gemma.gm.math import _mask
 
@@ -93,8 +94,7 @@ def naive_attention(
   softcap: float | None = None,
 ) -> Float[Array, 'B T N H']:
   """`attend` with all scores in memory. The definition, and the oracle."""
-  batch, length, heads, head_dim = q.shape
-  grouped = q.reshape(batch, length, k.shape[2], -1, head_dim)
+  grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
   scores, visible = _scores(grouped, k, mask, scale, softcap)
   peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.where(visible, jnp.exp(scores - peak), 0)

@@ -5,11 +5,12 @@ Axes: B batch, T query, S key, C columns of a caller's dense mask.
 
 from flax import struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Int
 
 
-@struct.dataclass
-class Mask:
+class Mask(struct.PyTreeNode):
   """Visibility between queries and keys, evaluated one block at a time.
 
   Every token has an index: how many real tokens of its row came before it.

@@ -6,7 +6,9 @@ Axes: B batch, L length, N heads, H head_dim, P = H // 2 rotated pairs.
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
 import numpy as np
 
 

@@ -7,7 +7,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
 
 from gemma.gm.math import _attention
 from gemma.gm.math import _mask
@@ -49,8 +51,8 @@ class Attention(nn.Module):
     x: Float[Array, 'B T D'],
     positions: Int[Array, 'B T'],
     mask: _mask.Mask,
+    length: Int[Array, 'B'],
     cache: _cache.LayerKV | None = None,
-    length: Int[Array, 'B'] | None = None,
   ) -> tuple[_cache.LayerKV | None, Float[Array, 'B T D']]:
     """Attends from `x` to itself and to what is in the cache.
 
@@ -59,8 +61,8 @@ class Attention(nn.Module):
       positions: Position of each token, for RoPE.
       mask: Indices of the queries and of the new keys; this layer adds its
         window and the keys of the cache.
-      cache: Keys and values of earlier tokens.
-      length: Tokens that each row of the cache holds.
+      length: Tokens that each row had before.
+      cache: Their keys and values.
 
     Returns:
       The extended cache (None without one), and the attention's output.
@@ -115,9 +117,7 @@ class Block(nn.Module):
     self.attn = Attention(self.config, spec, self.dtype)
     self.post_attention_norm = self._norm() if spec.post_attn_norm else None
     self.pre_ffw_norm = self._norm()
-    self.mlp = _layers.FeedForward(
-      self.config.embed_dim, spec.ffw, self.dtype
-    )
+    self.mlp = _layers.FeedForward(self.config.embed_dim, spec.ffw, self.dtype)
     self.post_ffw_norm = self._norm() if spec.post_ffw_norm else None
 
   def __call__(
@@ -125,12 +125,12 @@ class Block(nn.Module):
     x: Float[Array, 'B T D'],
     positions: Int[Array, 'B T'],
     mask: _mask.Mask,
+    length: Int[Array, 'B'],
     cache: _cache.LayerKV | None = None,
-    length: Int[Array, 'B'] | None = None,
   ) -> tuple[_cache.LayerKV | None, Float[Array, 'B T D']]:
     """The residual stream after this layer; arguments as `Attention`."""
     attended = self.pre_attention_norm(x)
-    cache, attended = self.attn(attended, positions, mask, cache, length)
+    cache, attended = self.attn(attended, positions, mask, length, cache)
     if self.post_attention_norm is not None:
       attended = self.post_attention_norm(attended)
     x += attended

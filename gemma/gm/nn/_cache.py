@@ -8,20 +8,22 @@ and hold real tokens only, never padding, so what a slot holds follows from the
 number of tokens that its row has seen.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
 
 from gemma.gm.nn import _config
 
 
-@struct.dataclass
-class LayerKV:
+class LayerKV(struct.PyTreeNode):
   """Slots of one layer. Keys are stored normed and rotated, but unscaled.
 
   Attributes:
@@ -69,7 +71,9 @@ class LayerKV:
     )
     return stored, seen
 
-  def _write(self, k, v, index, new_length) -> 'LayerKV':
+  def _write(
+    self, k: jax.Array, v: jax.Array, index: jax.Array, new_length: jax.Array
+  ) -> 'LayerKV':
     """Puts each token in its slot; padding and what is overrun go nowhere."""
     slots = self.k.shape[1]
     slot = index if self.window is None else index % slots
@@ -82,8 +86,7 @@ class LayerKV:
     )
 
 
-@struct.dataclass
-class KeyValues:
+class KeyValues(struct.PyTreeNode):
   """What the queries of one layer attend to.
 
   Attributes:
@@ -97,8 +100,7 @@ class KeyValues:
   index: Int[Array, 'B S']
 
 
-@struct.dataclass
-class KVCache(Mapping[str, Any]):
+class KVCache(struct.PyTreeNode, Mapping[str, Any]):
   """The state of a decoding model: one pytree for all layers.
 
   Also reads like the published nested dict: `cache['layer_0']['k']`.
@@ -142,7 +144,8 @@ class KVCache(Mapping[str, Any]):
 def slot_index(slots: int, length: Int[Array, 'B']) -> Int[Array, 'B S']:
   """Index of the token in each slot; negative where the slot is empty.
 
-  The newest token of slot `s` is the largest `i < length` with `i % slots == s`.
+  The newest token of slot `s` is the largest `i` below `length` for which
+  `i % slots == s`.
   """
   last = length[:, None] - 1
   return last - (last - jnp.arange(slots)[None]) % slots

@@ -56,7 +56,12 @@ def check_room(lengths: np.ndarray, cache_length: int) -> None:
     )
 
 
-def _check_shapes(tokens, positions, attention_mask, cache) -> None:
+def _check_shapes(
+  tokens: jax.Array,
+  positions: Any,
+  attention_mask: Any,
+  cache: _cache.KVCache | None,
+) -> None:
   if not jnp.issubdtype(tokens.dtype, jnp.integer):
     raise TypeError(
       f'tokens are {tokens.dtype}, but must be integer ids, such as those of '

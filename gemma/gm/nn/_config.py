@@ -235,7 +235,9 @@ def _check(config: TransformerConfig) -> None:
     )
   if config.head_dim % 2:
     raise ValueError(f'head_dim={config.head_dim} must be even for RoPE.')
-  if not config.attention_types or not isinstance(config.attention_types, tuple):
+  if not config.attention_types or not isinstance(
+    config.attention_types, tuple
+  ):
     raise ValueError(
       f'attention_types={config.attention_types!r} must be a tuple with one '
       'AttentionType per layer.'

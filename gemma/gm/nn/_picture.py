@@ -79,7 +79,10 @@ def _block(
     f'{spec.num_heads} query, {spec.num_kv_heads} key and value heads '
     f'x {spec.head_dim}'
   )
-  attention = [_Box('RMSNorm', 'norm'), _Box(f'attention: {heads}', 'attention')]
+  attention = [
+    _Box('RMSNorm', 'norm'),
+    _Box(f'attention: {heads}', 'attention'),
+  ]
   if spec.qk_norm:
     attention.insert(1, _Box('RMSNorm of queries and keys, RoPE', 'norm'))
   else:

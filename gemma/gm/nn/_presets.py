@@ -6,6 +6,7 @@ released checkpoints; `hidden_dim` is the width of one branch, of which the
 reports quote the double for Gemma 1 and 2.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,7 +216,7 @@ class Gemma3_27B(_transformer.Transformer):
 
 
 # By name, for command lines and tables.
-PRESETS: dict[str, type[_transformer.Transformer]] = {
+PRESETS: dict[str, Callable[..., _transformer.Transformer]] = {
   model.__name__: model
   for model in (
     Gemma1_2B,

@@ -7,15 +7,18 @@ columns of a caller's mask.
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 from flax import linen as nn
 from flax import struct
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
 
 from gemma.gm.math import _mask
 from gemma.gm.nn import _block
@@ -29,8 +32,7 @@ REQUIRED = '__KEY_REQUIRED__'
 PAD = 0  # Token id that stands for nothing: unseen, and takes no position.
 
 
-@struct.dataclass
-class Output:
+class Output(struct.PyTreeNode):
   """What a `Transformer` returns.
 
   Attributes:
@@ -204,16 +206,19 @@ class Transformer(nn.Module):
     return_hidden_states: bool,
   ) -> Output:
     real = tokens != PAD
-    length = None if cache is None else cache.length
-    mask = _mask_of(real, length, attention_mask)
+    length = jnp.zeros(tokens.shape[0], jnp.int32)
+    if cache is not None:
+      length = cache.length
+    mask = _mask_of(real, length, attention_mask, cached=cache is not None)
     if positions is None:
       positions = mask.q_index
 
     x = self.embedder.encode(tokens)
     layers = {}
-    for block in self.blocks:
-      layer = None if cache is None else cache.layers[block.name]
-      layers[block.name], x = block(x, positions, mask, layer, length)
+    for i, block in enumerate(self.blocks):
+      name = f'layer_{i}'
+      layer = None if cache is None else cache.layers[name]
+      layers[name], x = block(x, positions, mask, length, layer)
     if cache is not None:
       cache = cache.replace(
         layers=layers, length=length + jnp.sum(real, axis=1, dtype=jnp.int32)
@@ -234,18 +239,18 @@ class Transformer(nn.Module):
 
 def _mask_of(
   real: Bool[Array, 'B L'],
-  length: Int[Array, 'B'] | None,
+  length: Int[Array, 'B'],
   dense: Bool[Array, 'B L C'] | None,
+  *,
+  cached: bool,
 ) -> _mask.Mask:
   """The mask that all layers share, with the new tokens as keys."""
-  if dense is not None and length is None:
+  if dense is not None and not cached:
     # The caller's columns are places in the row, padding included.
     index = jnp.broadcast_to(jnp.arange(real.shape[1]), real.shape)
     return _mask.Mask(q_index=index, k_index=index, dense=dense, causal=False)
   count = jnp.cumsum(real, axis=1, dtype=jnp.int32)
-  index = jnp.maximum(count - 1, 0)
-  if length is not None:
-    index += length[:, None]
+  index = length[:, None] + jnp.maximum(count - 1, 0)
   return _mask.Mask(
     q_index=index,
     k_index=jnp.where(real, index, -1),
@@ -262,11 +267,11 @@ def _last(
   return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 
-def _flatten(x: Any, rows: int, ndim: int) -> Array | None:
+def _flatten(x: Any, rows: int, ndim: int) -> Any:
   if x is None:
     return None
   return jnp.asarray(x).reshape(rows, *x.shape[x.ndim - ndim + 1 :])
 
 
-def _unflatten(x: Array | None, batch: tuple[int, ...]) -> Array | None:
+def _unflatten(x: Any, batch: tuple[int, ...]) -> Any:
   return None if x is None else x.reshape(*batch, *x.shape[1:])

@@ -1,6 +1,7 @@
 """A conversation with a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -81,7 +82,7 @@ class ChatSampler:
   stop_tokens: Sequence[str | int] | None = None
   cache_length: int = 4096
   max_out_length: int = 2048
-  pad_length: None | int | tuple[int, ...] = (256, 512, 1024)
+  pad_length: int | tuple[int, ...] | None = (256, 512, 1024)
   last_state: _decode.SamplingState | None = dataclasses.field(
     default=None, init=False, repr=False
   )
@@ -141,7 +142,7 @@ class ChatSampler:
     state = self.last_state if multi_turn else None
     ids, state = self._encode(prompt, state)
     stream = self.print_stream if print_stream is None else print_stream
-    out = self._sample(
+    text, state = self._sample(
       ids,
       print_stream=stream,
       last_state=state,
@@ -152,9 +153,9 @@ class ChatSampler:
     if not multi_turn:
       self.turns = []
     said = Prompt(text=self.sampler.codec.decode(ids))
-    self.turns = [*self.turns, said, Response(text=out.text)]
-    self.last_state = out.state
-    return self._without_end(out.text)
+    self.turns = [*self.turns, said, Response(text=text)]
+    self.last_state = state
+    return self._without_end(text)
 
   def _encode(
     self, prompt: str, state: _decode.SamplingState | None
@@ -177,17 +178,19 @@ class ChatSampler:
 
   def _sample(
     self, ids: list[int], *, print_stream: bool, **kwargs: Any
-  ) -> _sampler.SamplerOutput:
+  ) -> tuple[str, _decode.SamplingState]:
+    """The answer with its end tag, and the state behind it."""
     if not print_stream:
-      return self.sampler.sample(ids, return_state=True, **kwargs)
-    text, out = '', None
-    for out in self.sampler.sample(
-      ids, return_state=True, stream=True, **kwargs
-    ):
-      text += out.text
+      out = self.sampler.sample(ids, return_state=True, **kwargs)
+      return out.text, out.state
+    text = ''
+    state: Any = None
+    pieces = self.sampler.sample(ids, return_state=True, stream=True, **kwargs)
+    for out in pieces:
+      text, state = text + out.text, out.state
       print(self._without_end(out.text), end='', flush=True)
     print()
-    return dataclasses.replace(out, text=text)
+    return text, state
 
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec

@@ -3,7 +3,9 @@
 Axes: B batch, L length, C one chunk of L, V vocab, M max_out_length.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 from typing import Any
 import zlib
@@ -11,7 +13,11 @@ import zlib
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Key
 import numpy as np
 
 from gemma.gm.nn import _cache
@@ -22,8 +28,7 @@ PAD = _transformer.PAD
 Params = Mapping[str, Any]
 
 
-@struct.dataclass
-class SamplingState:
+class SamplingState(struct.PyTreeNode):
   """Everything between two tokens.
 
   Attributes:
@@ -48,8 +53,7 @@ class SamplingState:
     return self.cache.length >= self.cache.cache_length
 
 
-@struct.dataclass
-class Vocabulary:
+class Vocabulary(struct.PyTreeNode):
   """Roles of tokens while sampling.
 
   Attributes:
@@ -140,15 +144,10 @@ def decode(
   def step(state: SamplingState) -> SamplingState:
     # Rows that are done or full feed padding, which leaves no trace.
     feed = jnp.where(state.done | state.full, PAD, state.last_token)
-    out = model.apply(
-      {'params': params},
-      feed[:, None],
-      cache=state.cache,
-      return_last_only=True,
-    )
+    cache, logits = _forward(model, params, feed[:, None], state.cache)
     idle = state.full
-    state = state.replace(cache=out.cache)
-    return _sample(state, out.logits, vocabulary, sampling, idle)
+    state = state.replace(cache=cache)
+    return _sample(state, logits, vocabulary, sampling, idle)
 
   return jax.lax.while_loop(running, step, state)
 
@@ -193,11 +192,9 @@ def _prefill_chunk(
   cache: _cache.KVCache,
   logits: Float[Array, 'B V'],
 ) -> tuple[_cache.KVCache, Float[Array, 'B V']]:
-  out = model.apply(
-    {'params': params}, chunk, cache=cache, return_last_only=True
-  )
+  cache, new_logits = _forward(model, params, chunk, cache)
   ended = jnp.all(chunk == PAD, axis=1, keepdims=True)
-  return out.cache, jnp.where(ended, logits, out.logits)
+  return cache, jnp.where(ended, logits, new_logits)
 
 
 @functools.partial(jax.jit, static_argnames='sampling', donate_argnums=0)
@@ -208,7 +205,22 @@ def _start(
   *,
   sampling: _sampling.SamplingMethod,
 ) -> SamplingState:
-  return _sample(state, logits, vocabulary, sampling, jnp.zeros_like(state.done))
+  return _sample(
+    state, logits, vocabulary, sampling, jnp.zeros_like(state.done)
+  )
+
+
+def _forward(
+  model: _transformer.Transformer,
+  params: Params,
+  tokens: Int[Array, 'B L'],
+  cache: _cache.KVCache,
+) -> tuple[_cache.KVCache, Float[Array, 'B V']]:
+  """Feeds tokens; the logits are those behind each row's last one."""
+  out: Any = model.apply(
+    {'params': params}, tokens, cache=cache, return_last_only=True
+  )
+  return out.cache, out.logits
 
 
 def _sample(

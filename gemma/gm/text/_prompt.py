@@ -1,6 +1,7 @@
 """Prompts of every form to rows of token ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -75,7 +76,8 @@ def _is_single(prompt: Any) -> bool:
   if not isinstance(prompt, Sequence):
     raise TypeError(
       f'prompt is a {type(prompt).__name__}. Give a string, token ids, a '
-      'conversation (a list of dicts with role and content), or a list of these.'
+      'conversation (a list of dicts with role and content), or a list of '
+      'these.'
     )
   return bool(prompt) and isinstance(prompt[0], int | np.integer | Mapping)
 

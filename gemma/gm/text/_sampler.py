@@ -1,11 +1,14 @@
 """Prompts in, text out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 import random
 import time
-from typing import Any, Literal
+from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +88,7 @@ class Sampler:
   stop_tokens: Sequence[str | int] | None = None
   cache_length: int = 4096
   max_out_length: int = 2048
-  pad_length: None | int | tuple[int, ...] = (256, 512, 1024)
+  pad_length: int | tuple[int, ...] | None = (256, 512, 1024)
 
   def __post_init__(self):
     self.tokenizer = self.codec
@@ -256,9 +259,7 @@ class Sampler:
     for state in states:
       rows = np.asarray(state.predicted_tokens)
       if detokenizers is None:
-        detokenizers = [
-          _detokenizer.Detokenizer(self.codec) for _ in rows
-        ]
+        detokenizers = [_detokenizer.Detokenizer(self.codec) for _ in rows]
       for step in range(first, int(state.step)):
         tokens = rows[:, step].tolist()
         pairs = zip(detokenizers, tokens, strict=True)

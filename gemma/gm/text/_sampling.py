@@ -8,7 +8,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Key
+from jaxtyping import UInt32
 
 Rng = Key[Array, ''] | UInt32[Array, '2']
 

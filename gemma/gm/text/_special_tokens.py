@@ -1,15 +1,16 @@
 """Ids of the tokens that are not text, written once."""
 
 import enum
+from typing import Any
 
 
 class _Printed(enum.EnumMeta):
   """Enum classes that print their members."""
 
   def __repr__(cls) -> str:
-    return f'{cls.__name__}:\n' + ''.join(
-      f'  {name}={member.value}\n' for name, member in cls.__members__.items()
-    )
+    members: dict[str, Any] = {**cls.__members__}
+    lines = [f'  {name}={int(member)}' for name, member in members.items()]
+    return '\n'.join([f'{cls.__name__}:', *lines])
 
 
 class SpecialTokens(enum.IntEnum, metaclass=_Printed):

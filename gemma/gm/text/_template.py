@@ -1,10 +1,11 @@
-"""The chat format of Gemma 1, 2 and 3: conversations to token ids.
+r"""The chat format of Gemma 1, 2 and 3: conversations to token ids.
 
-`<start_of_turn>ROLE\\nCONTENT<end_of_turn>\\n`, roles `user` and `model`. Only
+`<start_of_turn>ROLE\nCONTENT<end_of_turn>\n`, roles `user` and `model`. Only
 this file writes control tokens; content is spelled out, whatever it says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 from gemma.gm.text import _tokenizer
 
@@ -18,7 +19,7 @@ def encode_chat(
   *,
   add_generation_prompt: bool = True,
 ) -> list[int]:
-  """Token ids of a conversation, from `<bos>` on.
+  r"""Token ids of a conversation, from `<bos>` on.
 
   A system message becomes the beginning of the first user turn, as these models
   were trained. Content is trimmed.
@@ -30,7 +31,7 @@ def encode_chat(
   ...   tokenizer, [{'role': 'user', 'content': 'Hi'}]
   ... )
   >>> tokenizer.decode(ids)
-  '<start_of_turn>user\\nHi<end_of_turn>\\n<start_of_turn>model\\n'
+  '<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n'
 
   ```
 

@@ -1,12 +1,15 @@
 """Text to token ids and back, over SentencePiece."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import functools
 import os
 import pathlib
 import re
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
+from typing import ClassVar
+from typing import TypeAlias
 
 import numpy as np
 import sentencepiece
@@ -83,8 +86,9 @@ class Tokenizer:
       if tokenizer.has_own_ids():
         return tokenizer
     raise ValueError(
-      f'{file} is not the vocabulary of a known Gemma model: its turn and image '
-      f'tags have other ids than those of {[k.__name__ for k in _KINDS]}.'
+      f'{file} is not the vocabulary of a known Gemma model: its turn and '
+      'image tags have other ids than those of '
+      f'{[kind.__name__ for kind in _KINDS]}.'
     )
 
   def encode(
@@ -167,7 +171,9 @@ class Tokenizer:
 
   def _tags(self) -> dict[str, int]:
     members = self.special_tokens.__members__
-    return {name: members[name] for name in _special_tokens.TAGS if name in members}
+    return {
+      name: members[name] for name in _special_tokens.TAGS if name in members
+    }
 
   def __getstate__(self) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(self)]
@@ -183,8 +189,8 @@ class Tokenizer:
     token = self._processor.piece_to_id(piece.replace(' ', _SPACE))
     if token == self.special_tokens.UNK:
       raise ValueError(
-        f'{piece!r} is an unknown token: it is not one piece of the vocabulary. '
-        f'As a string it is {self.split(piece)}.'
+        f'{piece!r} is an unknown token: it is not one piece of the '
+        f'vocabulary. As a string it is {self.split(piece)}.'
       )
     return token
 

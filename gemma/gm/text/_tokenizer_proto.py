@@ -1,11 +1,13 @@
 """SentencePiece model files, made or changed."""
 
 from collections.abc import Mapping
+import importlib
 import json
 import re
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2 as pb
+# The module makes its classes when it is imported, so they have no types.
+pb: Any = importlib.import_module('sentencepiece.sentencepiece_model_pb2')
 
 _PIECE = pb.ModelProto.SentencePiece
 _BYTE = re.compile(r'^<0x[0-9A-F]{2}>$')
@@ -85,7 +87,7 @@ def _type_of(piece: str, added: bool) -> Any:
   return _PIECE.USER_DEFINED if added else _PIECE.NORMAL
 
 
-def _describe(proto: pb.ModelProto, ids: Mapping[str, int]) -> None:
+def _describe(proto: Any, ids: Mapping[str, int]) -> None:
   """Text as it is: no normalisation, no leading space, bytes for the rest."""
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   trainer.model_type = pb.TrainerSpec.BPE

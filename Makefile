@@ -1,0 +1,53 @@
+# `make demo` and `make test` need nothing but Python 3.11+ and the package index.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -q -n 2
+
+.PHONY: demo test check fast format golden constraints clean
+
+demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev  ## All tests, those against transformers and the slow ones too.
+	$(PYTEST)
+
+check: $(VENV)/test  ## Format, lint, types, and the fast tests.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -m "not slow and not parity"
+
+fast: $(VENV)/test  ## The fast tests alone.
+	$(PYTEST) -m "not slow and not parity"
+
+format: $(VENV)/test  ## Puts the code in its standard form.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: $(VENV)/dev  ## Writes tests/golden anew.
+	cd tests && ../$(BIN)/python make_golden.py
+
+constraints:  ## Writes constraints.txt anew, with the Pythons found.
+	$(PYTHON) .ci/constraints.py
+
+clean:
+	rm -rf $(VENV) .jax_cache
+
+# Each stamp stands for one set of installed packages.
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/core
+	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/test
+	$(PIP) -e '.[dev]'
+	touch $@

@@ -1,0 +1,155 @@
+"""Weights in and out, tensor by tensor."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemma import gm
+from gemma.gm.ckpts import _hf_config
+from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _tree
+
+ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
+
+
+def equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(
+    lambda x: x.dtype, b
+  )
+
+
+@ALL
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_hugging_face_round_trip(case, dtype, tmp_path):
+  params = jax.tree.map(lambda x: x.astype(dtype), case.params)
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=params)
+  equal(gm.ckpts.load_params(tmp_path / 'm'), _stored(case, params))
+  wide = gm.ckpts.load_params(tmp_path / 'm', dtype='float32')
+  assert {x.dtype for x in jax.tree.leaves(wide)} == {jnp.dtype('float32')}
+
+
+def _stored(case, params):
+  """The same tree, in the storage order that a folder is read in."""
+  read = _hf_config.from_hf(_hf_config.to_hf(case.config))
+  if read.transpose_gating_einsum == case.config.transpose_gating_einsum:
+    return params
+  flat = _tree.flatten(params)
+  return _tree.unflatten(
+    {
+      path: x.swapaxes(1, 2) if path.endswith('gating_einsum') else x
+      for path, x in flat.items()
+    }
+  )
+
+
+@pytest.mark.parametrize('dtype', [None, 'float32'])
+def test_orbax_round_trip(dtype, tmp_path):
+  case = cases.CASES[2]
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), case.params)
+  gm.ckpts.save_params(params, tmp_path / 'm')
+  # Complete and readable as soon as the call returns.
+  read = gm.ckpts.load_params(tmp_path / 'm', dtype=dtype)
+  equal(read, jax.tree.map(lambda x: x.astype(dtype or x.dtype), params))
+
+
+def test_other_orbax_layouts_are_refused_by_name(tmp_path):
+  x = jnp.ones(3)
+  layouts = {
+    'FLAT': {'transformer/final_norm': {'scale': x}},
+    'STACKED': {'transformer/stacked_layers/attention_type_0/x': {'w': x}},
+    'KAULDRON': {'params': x, 'opt_state': x, 'step': x, 'collections': x},
+  }
+  for name, tree in layouts.items():
+    gm.ckpts.save_params(tree, tmp_path / name)
+    with pytest.raises(ValueError, match=f'{name} layout'):
+      gm.ckpts.load_params(tmp_path / name)
+
+
+@pytest.mark.parametrize('name', gm.nn.PRESETS)
+def test_layout_covers_every_parameter_of_a_released_size(name):
+  """Rows and their inverse, on shapes alone."""
+  model = gm.nn.PRESETS[name]()
+  tokens = jnp.ones((1, 1), jnp.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  shapes = _tree.flatten(shapes)
+  rows = list(_hf_layout.table(model.config))
+  assert sorted(row.path for row in rows) == sorted(shapes)
+  for row in rows:
+    tensors = jax.eval_shape(row.write, shapes[row.path])
+    assert len(tensors) == len(row.names)
+    back = jax.eval_shape(lambda xs, row=row: row.read(xs), tensors)
+    assert back.shape == shapes[row.path].shape
+
+
+@pytest.mark.parametrize('name', gm.nn.PRESETS)
+def test_config_round_trip_of_a_released_size(name):
+  config = gm.nn.PRESETS[name]().config
+  read = _hf_config.from_hf(_hf_config.to_hf(config))
+  again = _hf_config.from_hf(_hf_config.to_hf(read))
+  assert again == read
+  assert read.layers()[0].ffw == config.layers()[0].ffw
+
+
+PUBLISHED_4B = {
+  'model_type': 'gemma3',
+  'text_config': {
+    'model_type': 'gemma3_text',
+    'hidden_size': 2560,
+    'intermediate_size': 10240,
+    'num_hidden_layers': 34,
+    'rope_scaling': {'factor': 8.0, 'rope_type': 'linear'},
+    'sliding_window': 1024,
+  },
+}
+
+
+def test_published_files_give_the_presets():
+  """The sparse 4B file, and the first Gemma 2 9B file with its wrong scale."""
+  read = _hf_config.from_hf(PUBLISHED_4B)
+  assert read.layers() == gm.nn.Gemma3_4B().config.layers()
+  assert read.num_embed == 262_144
+  old = _hf_config.to_hf(gm.nn.Gemma2_9B().config)
+  read = _hf_config.from_hf(old | {'query_pre_attn_scalar': 224})
+  assert read.layers() == gm.nn.Gemma2_9B().config.layers()
+
+
+def test_rows_behind_the_vocabulary_are_left(tmp_path):
+  """Larger tables keep their first rows."""
+  case = cases.CASES[-1]
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
+  row = next(_hf_layout.table(case.config))
+  table = case.params['embedder']['input_embedding']
+  longer = jnp.concatenate([table, jnp.ones((64, table.shape[1]))])
+  np.testing.assert_array_equal(row.read([longer]), table)
+
+
+def test_progress_is_told_in_bytes(tmp_path):
+  case = cases.CASES[-1]
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
+  steps = []
+  gm.from_pretrained(
+    tmp_path / 'm', on_progress=lambda done, total: steps.append((done, total))
+  )
+  total = sum(x.nbytes for x in jax.tree.leaves(case.params))
+  assert steps[-1] == (total, total)
+  assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+
+
+def test_folder_without_a_tokenizer(tmp_path):
+  case = cases.CASES[-1]
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
+  opened = gm.from_pretrained(tmp_path / 'm')
+  assert opened.model.config.num_layers == 8
+  with pytest.raises(FileNotFoundError, match='No tokenizer at'):
+    _ = opened.tokenizer
+
+
+def test_bundled_model(tiny):
+  assert tiny.model.config.layers() == gm.nn.Gemma3_Tiny().config.layers()
+  size = sum(file.stat().st_size for file in tiny.path.iterdir())
+  assert size < 8_000_000
+  model, params, tokenizer = tiny
+  assert (model, params, tokenizer) == (tiny.model, tiny.params, tiny.tokenizer)
