@@ -8,14 +8,14 @@ the released sizes. Both are compared in `test_golden.py`.
 import pathlib
 import tempfile
 
-import cases
-import hf
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cases
 from gemma import gm
 from gemma.gm.ckpts import _tree
+import hf
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
 

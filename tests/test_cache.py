@@ -2,12 +2,12 @@
 
 import math
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.nn import _cache
 

@@ -1,11 +1,11 @@
 """Weights in and out, tensor by tensor."""
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout

@@ -55,6 +55,21 @@ def test_chat(capsys, monkeypatch):
   assert turns[3] == turns[0]
 
 
+def test_chat_goes_on_after_a_prompt_that_is_too_long(capsys, monkeypatch):
+  lines = 'word ' * 90 + '\nHello\n'
+  monkeypatch.setattr('sys.stdin', io.StringIO(lines))
+  status, out, err = run(capsys, 'chat', '--cache-length', '64')
+  assert status == 0
+  assert 'but the cache holds 64' in err and '/new begins' in err
+  assert len(out.split('> Hello\n')[1]) > 3
+
+
+def test_answer_cut_short_says_so(capsys, monkeypatch):
+  monkeypatch.setattr('sys.stdin', io.StringIO('Hello\n'))
+  _, _, err = run(capsys, 'chat', '--max-new-tokens', '1')
+  assert 'cut short: length' in err
+
+
 @pytest.mark.parametrize(
   'args, message',
   [

@@ -2,13 +2,13 @@
 
 import json
 
-import cases
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 
 CASE = cases.CASES[2]
@@ -288,6 +288,17 @@ def test_tokens_that_are_several(tiny):
     stop_tokens=['in the name of'],
   )  # fmt: skip
   with pytest.raises(ValueError, match='must map to single token ids'):
+    sampler.sample('a')
+
+
+def test_stop_token_outside_of_the_table(tiny):
+  sampler = gm.text.Sampler(
+    model=tiny.model,
+    params=tiny.params,
+    tokenizer=tiny.tokenizer,
+    stop_tokens=[5000],
+  )
+  with pytest.raises(ValueError, match='token 5000 is outside of the table'):
     sampler.sample('a')
 
 

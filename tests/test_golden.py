@@ -2,12 +2,12 @@
 
 import pathlib
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.ckpts import _tree
 

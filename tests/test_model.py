@@ -1,11 +1,11 @@
 """Properties that every model has, on the table of tiny models."""
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)

@@ -4,12 +4,12 @@ import copy
 import dataclasses
 import json
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.ckpts import _safetensors
 

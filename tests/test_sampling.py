@@ -2,12 +2,12 @@
 
 import collections
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.text import _decode
 
@@ -299,6 +299,7 @@ def test_conversation_is_one_text(chat):
 
 def test_answer_cut_short_is_closed(chat):
   chat.chat('Hi', max_new_tokens=1)
+  assert chat.finish_reason == 'length'
   chat.chat('And?')
   assert chat.turns[2].text.startswith('<end_of_turn>\n<start_of_turn>user\n')
 

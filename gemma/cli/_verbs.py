@@ -26,8 +26,7 @@ def chat(args: argparse.Namespace) -> None:
       sampler.last_state = None
       sampler.turns = []
     elif line:
-      limit = args.max_new_tokens
-      sampler.chat(line, max_new_tokens=limit, rng=args.seed, print_stream=True)
+      _answer(sampler, line, args)
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -57,6 +56,24 @@ def summary(args: argparse.Namespace) -> None:
     file = pathlib.Path(args.picture)
     file.write_text(gm.nn.picture(table))
     print(f'\nPicture: {file}')
+
+
+def _answer(
+  sampler: gm.text.ChatSampler, line: str, args: argparse.Namespace
+) -> None:
+  """Prints the answer; the conversation survives a prompt that fails."""
+  try:
+    sampler.chat(
+      line,
+      max_new_tokens=args.max_new_tokens,
+      rng=args.seed,
+      print_stream=True,
+    )
+  except ValueError as e:
+    print(f'gemma: {e} /new begins a new conversation.', file=sys.stderr)
+    return
+  if sampler.finish_reason != 'stop':
+    print(f'gemma: cut short: {sampler.finish_reason}', file=sys.stderr)
 
 
 def _read_line() -> str | None:
@@ -97,17 +114,18 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-  """A bar of bytes on the error stream, gone when loading is over."""
+def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+  """A bar of bytes on a terminal, gone when loading is over."""
+  console = rich_console.Console(stderr=True)
+  if not console.is_terminal:
+    yield None
+    return
   columns = (
     progress.TextColumn('Loading'),
     progress.BarColumn(),
     progress.DownloadColumn(),
     progress.TimeRemainingColumn(),
   )
-  console = rich_console.Console(stderr=True)
-  with progress.Progress(
-    *columns, console=console, transient=True, disable=not console.is_terminal
-  ) as bar:
+  with progress.Progress(*columns, console=console, transient=True) as bar:
     task = bar.add_task('Loading')
     yield lambda done, total: bar.update(task, completed=done, total=total)

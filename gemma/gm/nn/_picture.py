@@ -28,11 +28,21 @@ class _Box:
   color: str
 
 
-def picture(summary: _summary.Summary) -> str:
-  """Draws a model as SVG text, tokens at the bottom and logits at the top.
+class Svg(str):
+  """SVG text that a notebook shows as a picture."""
+
+  def _repr_svg_(self) -> str:
+    return str(self)
+
+
+def picture(summary: _summary.Summary) -> Svg:
+  """Draws a model, tokens at the bottom and logits at the top.
 
   Args:
     summary: From `summarize`.
+
+  Returns:
+    SVG text: write it to a file, or let a notebook show it.
   """
   config = summary.config
   layers = config.layers()
@@ -45,7 +55,7 @@ def picture(summary: _summary.Summary) -> str:
     *_draw_stack(left, layers, height - _MARGIN),
     *_draw_block(right, height - _MARGIN),
   ]
-  return (
+  return Svg(
     f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" '
     f'height="{height}" viewBox="0 0 {_WIDTH} {height}" '
     'font-family="Helvetica, Arial, sans-serif">\n'

@@ -70,6 +70,8 @@ class ChatSampler:
     pad_length: Sizes of the chunks in which prompts go into the cache.
     last_state: State behind the last answer.
     turns: What was said: `Prompt` and `Response` in turn, with all tags.
+    finish_reason: Why the last answer ended: `stop` (it was complete), `length`
+      (max_new_tokens) or `cache_full`.
   """
 
   model: _transformer.Transformer
@@ -88,6 +90,9 @@ class ChatSampler:
   )
   turns: list[Prompt | Response] = dataclasses.field(
     default_factory=list, init=False
+  )
+  finish_reason: _sampler.FinishReason | None = dataclasses.field(
+    default=None, init=False
   )
 
   def __post_init__(self):
@@ -155,6 +160,7 @@ class ChatSampler:
     said = Prompt(text=self.sampler.codec.decode(ids))
     self.turns = [*self.turns, said, Response(text=text)]
     self.last_state = state
+    self.finish_reason = _sampler.finish_reasons(state)[0]
     return self._without_end(text)
 
   def _encode(

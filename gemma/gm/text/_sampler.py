@@ -164,19 +164,19 @@ class Sampler:
     special = tokenizer.special_tokens
     real = min(tokenizer.vocab_size, self.model.config.vocab_size or size)
     banned = np.arange(size) >= real  # Rows of the table without a token.
-    forbidden = (_decode.PAD, *tokenizer.FORBIDDEN_TOKENS)
-    for token in (*forbidden, *self._ids(self.forbidden_tokens)):
-      banned[token] = True
+    banned[[_decode.PAD, *self._ids(self.forbidden_tokens)]] = True
+    # A small model may have no row for an image token.
+    banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
     stops = np.zeros(size, bool)
     ends = (special.EOS, special.END_OF_TURN)
-    for token in (*ends, *self._ids(self.stop_tokens)):
-      stops[token] = True
+    stops[[*ends, *self._ids(self.stop_tokens)]] = True
     return _decode.Vocabulary(
       banned=jnp.asarray(banned), stops=jnp.asarray(stops)
     )
 
   def _ids(self, tokens: Sequence[str | int] | None) -> list[int]:
-    return [_single_id(self.codec, token) for token in tokens or ()]
+    rows = self.model.config.num_embed
+    return [_single_id(self.codec, token, rows) for token in tokens or ()]
 
   def _begin(
     self,
@@ -279,7 +279,7 @@ class Sampler:
     texts = [self.codec.decode(row) for row in tokens]
     if not return_state:
       return texts if batched else texts[0]
-    reasons = _finish_reasons(state)
+    reasons = finish_reasons(state)
     return SamplerOutput(
       text=texts if batched else texts[0],
       state=state,
@@ -332,8 +332,15 @@ def _continue(
   return [([last] if last != _decode.PAD else []) + row for last, row in both]
 
 
-def _single_id(tokenizer: _tokenizer.Tokenizer, token: str | int) -> int:
+def _single_id(
+  tokenizer: _tokenizer.Tokenizer, token: str | int, rows: int
+) -> int:
   if not isinstance(token, str):
+    if not 0 <= token < rows:
+      raise ValueError(
+        f'Stop or forbidden token {token} is outside of the table of {rows} '
+        'rows.'
+      )
     return int(token)
   ids = tokenizer.encode(token)
   if len(ids) != 1:
@@ -344,7 +351,8 @@ def _single_id(tokenizer: _tokenizer.Tokenizer, token: str | int) -> int:
   return ids[0]
 
 
-def _finish_reasons(state: _decode.SamplingState) -> list[FinishReason]:
+def finish_reasons(state: _decode.SamplingState) -> list[FinishReason]:
+  """Why each row ended, read off the state behind its last token."""
   done, full = np.asarray(state.done), np.asarray(state.full)
   return [
     'stop' if d else 'cache_full' if f else 'length'

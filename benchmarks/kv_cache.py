@@ -1,0 +1,42 @@
+"""Bytes of the KV cache of every size, next to a uniform one.
+
+Command: `python benchmarks/kv_cache.py`. Hardware: none, it is arithmetic on
+the shapes that `init_cache` makes. Metric: GiB in bfloat16 for one row.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gemma import gm
+
+LENGTHS = (8_192, 32_768, 131_072)
+
+
+def main() -> None:
+  """Prints a table in Markdown."""
+  print('| size | tokens | cache GiB | uniform GiB | ratio |')
+  print('|---|---|---|---|---|')
+  for name, make in gm.nn.PRESETS.items():
+    config = make().config
+    for length in LENGTHS:
+      ours = nbytes(make(), length)
+      slot = 4 * config.num_kv_heads * config.head_dim
+      uniform = slot * config.num_layers * length
+      print(
+        f'| {name} | {length:,} | {ours / 2**30:.3f} | {uniform / 2**30:.3f} '
+        f'| {uniform / ours:.1f} |'
+      )
+
+
+def nbytes(model: gm.nn.Transformer, length: int) -> int:
+  """What `cache.nbytes` would be, without making the cache."""
+  cache = jax.eval_shape(
+    lambda: model.init_cache(
+      batch_size=1, dtype=jnp.bfloat16, cache_length=length
+    )
+  )
+  return cache.nbytes
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,74 @@
+"""Examples and benchmarks run, at a small size."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from gemma import gm
+
+ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(script, *args):
+  """Output of a script in a process of its own."""
+  command = [sys.executable, str(ROOT / script), *map(str, args)]
+  out = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert out.returncode == 0, out.stdout + out.stderr
+  return out.stdout
+
+
+@pytest.fixture(scope='module')
+def text(tmp_path_factory):
+  """Some English; any text will do."""
+  file = tmp_path_factory.mktemp('text') / 'text.txt'
+  pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), ROOT / 'LICENSE']
+  file.write_text('\n'.join(page.read_text() for page in pages))
+  return file
+
+
+def losses(log):
+  """Step and losses of each line; not the seconds."""
+  return [line.rsplit(' ', 2)[0] for line in log.splitlines()]
+
+
+def test_pretraining_goes_on_where_it_was_interrupted(text, tmp_path):
+  whole = run(
+    'examples/pretrain.py', '--smoke', '--text', text, '--out', tmp_path / 'a'
+  )
+  _, params, tokenizer = gm.from_pretrained(tmp_path / 'a' / 'model')
+  assert tokenizer.encode('<start_of_turn>') == [105]
+  assert params['embedder']['input_embedding'].dtype == 'bfloat16'
+  assert len(losses(whole)) >= 2
+
+  # The same steps in two runs: the second reads what the first wrote.
+  out = tmp_path / 'b'
+  args = ('--smoke', '--text', text, '--out', out)
+  run('examples/pretrain.py', *args, '--stop-at', 3)
+  rest = run('examples/pretrain.py', *args, '--resume')
+  assert losses(rest)[-1] == losses(whole)[-1]
+
+
+def test_demo_chats_and_writes():
+  out = run('examples/demo.py')
+  assert out.count('gemma > ') == 6
+  assert 'ROMEO:' in out
+
+
+def test_tiny_model_benchmark(text):
+  out = run('benchmarks/tiny_model.py', '--text', text, '--count', 12)
+  assert '"bits_per_byte"' in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  'script, args, expected',
+  [
+    ('kv_cache', (), '| Gemma3_4B | 32,768 | 0.738 | 4.250 | 5.8 |'),
+    ('prefill_memory', ('--lengths', 64), '| naive | 64 |'),
+    ('import_time', (), 'gemma '),
+  ],
+)
+def test_benchmark(script, args, expected):
+  assert expected in run(f'benchmarks/{script}.py', *args)
