@@ -14,6 +14,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
+from gemma.gm.math import _project
 from gemma.gm.nn import _config
 
 _INIT = nn.initializers.normal(stddev=0.01)
@@ -38,7 +39,7 @@ class Einsum(nn.Module):
   def __call__(self, eqn: str, x: Float[Array, '...']) -> Float[Array, '...']:
     dtype = jnp.bfloat16 if self.dtype is None else self.dtype
     w = self.param(self.weight_name, self.initializer, tuple(self.shape), dtype)
-    return jnp.einsum(eqn, x, w)
+    return _project.project(eqn, x, w, x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -93,12 +94,11 @@ class Embedder(nn.Module):
 
   def decode(self, x: Float[Array, '*B L D']) -> Float[Array, '*B L V']:
     """Logits in float32: bfloat16 would tie close ones."""
-    return jnp.einsum(
-      '...D,VD->...V',
-      x,
-      self.input_embedding,
-      preferred_element_type=jnp.float32,
+    rows = x.reshape(-1, 1, self.embed_dim)
+    logits = _project.project(
+      'BLD,VD->BLV', rows, self.input_embedding, jnp.float32
     )
+    return logits.reshape(*x.shape[:-1], self.vocab_size)
 
 
 class FeedForward(nn.Module):
@@ -123,6 +123,7 @@ class FeedForward(nn.Module):
       'gating_einsum', _INIT, (2, *(shape[axis] for axis in order)), self.dtype
     )
     linear = self.param('linear', _INIT, (hidden, self.embed_dim), self.dtype)
-    gate, up = jnp.einsum(f'BLD,C{order}->CBLF', x, gating)
+    eqn = f'BLD,C{order}->CBLF'
+    gate, up = _project.project(eqn, x, gating, x.dtype)
     active = nn.gelu(gate, approximate=True) * up
-    return jnp.einsum('BLF,FD->BLD', active, linear)
+    return _project.project('BLF,FD->BLD', active, linear, x.dtype)
