@@ -23,7 +23,6 @@ Rng = np.random.Generator
 HELD_OUT_ONE_IN = 20
 
 _list = str.split  # Of a literal, which reads better without quotes.
-
 _OPPOSITES = """hot cold|big small|up down|left right|day night|black white
 good bad|fast slow|happy sad|old young|open closed|full empty|hard soft
 high low|light dark|long short|loud quiet|near far|rich poor|right wrong
@@ -212,7 +211,8 @@ def training_dialogue(rng: Rng, words: Sequence[str]) -> Turns:
   rounds = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
   name = _pick(rng, _NAMES) if rounds > 1 and _chance(rng, 0.2) else None
   if name:
-    turns.append(_introduction(rng, name))
+    prompts = (f'My name is {name}.', f'I am {name}.', f'Hello, I am {name}.')
+    turns.append((_pick(rng, prompts), f'Hello {name}, nice to meet you!'))
   while len(turns) < rounds:
     turns.append(_training_round(rng, words))
   if name:
@@ -226,15 +226,19 @@ def held_out(
 ) -> list[tuple[str, str, str]]:
   """`count` different held-out rounds as (kind, prompt, answer).
 
-  Kinds take turns, so that each has its equal share.
+  Kinds take turns, so that each has its equal share. Raises a ValueError if a
+  kind has too few: there are not many opposites.
   """
   rng = np.random.default_rng(seed)
   found: dict[str, tuple[str, str, str]] = {}
   while len(found) < count:
     kind = list(KINDS)[len(found) % len(KINDS)]
-    prompt, answer = KINDS[kind](rng, words)
-    if is_held_out(prompt):
-      found.setdefault(prompt, (kind, prompt, answer))
+    draws = (KINDS[kind](rng, words) for _ in range(20_000))
+    new = (d for d in draws if is_held_out(d[0]) and d[0] not in found)
+    prompt, answer = next(new, ('', ''))
+    if not prompt:
+      raise ValueError(f'count={count}: too few held-out {kind}. Ask for less.')
+    found[prompt] = (kind, prompt, answer)
   return list(found.values())
 
 
@@ -260,11 +264,6 @@ def _training_round(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
     prompt, answer = kind(rng, words)
     if not is_held_out(prompt):
       return prompt, answer
-
-
-def _introduction(rng: Rng, name: str) -> tuple[str, str]:
-  prompts = (f'My name is {name}.', f'I am {name}.', f'Hello, I am {name}.')
-  return _pick(rng, prompts), f'Hello {name}, nice to meet you!'
 
 
 def _giving(rng: Rng) -> tuple[str, str]:

@@ -170,6 +170,19 @@ def test_broken_bytes_come_out_in_the_end(tokenizer):
   assert text == tokenizer.decode(cut)
 
 
+def test_copy_of_another_file_does_not_shadow_a_path(
+  monkeypatch, tmp_path, tokenizer
+):
+  folder = tmp_path / 'tokenizer'
+  folder.mkdir()
+  (folder / 'tokenizer.model').write_bytes(b'of another model')
+  monkeypatch.setenv('GEMMA_CACHE_DIR', str(tmp_path))
+  local = tmp_path / 'tokenizer.model'
+  local.write_bytes(tokenizer.model_proto)
+  copy = gm.text.Gemma3TinyTokenizer(local)
+  assert copy.encode('hello') == tokenizer.encode('hello')
+
+
 def test_path_of_a_folder_and_of_something_else(tmp_path):
   assert isinstance(
     gm.text.Tokenizer.from_path(SHIPPED), gm.text.Gemma3TinyTokenizer

@@ -101,7 +101,7 @@ def from_hf(config: Mapping[str, Any]) -> _config.TransformerConfig:
     use_post_attn_norm=not gemma1,
     use_post_ffw_norm=not gemma1,
     attention_types=_attention_types(file),
-    query_scale=None if gemma1 else _query_scalar(model_type, file) ** -0.5,
+    query_scale=None if gemma1 else _query_scale(model_type, file),
     attn_logits_soft_cap=None if gemma3 else file.get('attn_logit_softcapping'),
     sliding_window_size=None if gemma1 else file['sliding_window'],
     # The storage order of the released Orbax files, so that trees agree.
@@ -226,11 +226,13 @@ def _rope(file: Mapping[str, Any]) -> tuple[float, float, float]:
   return local_base, base, factor
 
 
-def _query_scalar(model_type: str, file: Mapping[str, Any]) -> float:
+def _query_scale(model_type: str, file: Mapping[str, Any]) -> float | None:
+  """Factor on the scores; None where it is the rule, by the head's width."""
+  scalar = file['query_pre_attn_scalar']
   # The first files of Gemma 2 9B say 224; its weights were trained with 256.
   if model_type == 'gemma2' and file['hidden_size'] == 3584:
-    return 256
-  return file['query_pre_attn_scalar']
+    scalar = 256
+  return None if scalar == file['head_dim'] else scalar**-0.5
 
 
 def _exact(scalar: float) -> float:

@@ -94,8 +94,7 @@ def naive_attention(
   softcap: float | None = None,
 ) -> Float[Array, 'B T N H']:
   """`attend` with all scores in memory. The definition, and the oracle."""
-  grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-  scores, visible = _scores(grouped, k, mask, scale, softcap)
+  scores, visible = _scores(_grouped(q, k), k, mask, scale, softcap)
   peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.where(visible, jnp.exp(scores - peak), 0)
   probs = weights / _nonzero(weights.sum(axis=-1, keepdims=True))
@@ -124,11 +123,10 @@ def chunked_attention(
   recomputes scores, so it is linear in memory too. Follows
   https://arxiv.org/abs/2112.05682.
   """
-  length, kv_heads = q.shape[1], k.shape[2]
-  grouped = q.reshape(*q.shape[:2], kv_heads, -1, q.shape[-1])
+  length = q.shape[1]
   t, s = min(block, length), min(block, k.shape[1])
 
-  q_blocks = _blocks(grouped, t)
+  q_blocks = jax.vmap(_grouped, in_axes=(0, None))(_blocks(q, t), k)
   k_blocks, v_blocks = _blocks(k, s), _blocks(v, s)
   q_index = _blocks(mask.q_index, t)
   k_index = _blocks(mask.k_index, s, fill=-1)
@@ -152,11 +150,19 @@ def chunked_attention(
   return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :length]
 
 
+def _grouped(q: jax.Array, k: jax.Array) -> jax.Array:
+  """`[B T N H]` as `[B K G T H]`: the queries of each kv head together."""
+  q = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+  return jnp.einsum('BTKGH->BKGTH', q)
+
+
 def _scores(q, k, mask, scale, softcap):
   """Scores `f32[B K G T S]` and which of them count, `bool[B 1 1 T S]`."""
+  # One large product for each kv head, not G small ones.
+  rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
   scores = scale * jnp.einsum(
-    'BTKGH,BSKH->BKGTS', q, k, preferred_element_type=jnp.float32
-  )
+    'BKMH,BSKH->BKMS', rows, k, preferred_element_type=jnp.float32
+  ).reshape(*q.shape[:-1], k.shape[1])
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   visible = mask.visible()[:, None, None]
@@ -170,8 +176,7 @@ def _nonzero(total):
 
 def _empty(q):
   """Running maximum, sum of weights, weighted values; all `[B K G t *]`."""
-  batch, t, kv_heads, groups, head_dim = q.shape
-  shape = (batch, kv_heads, groups, t)
+  shape, head_dim = q.shape[:-1], q.shape[-1]
   return (
     jnp.full((*shape, 1), jnp.finfo(jnp.float32).min),
     jnp.zeros((*shape, 1)),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 # The matrix units of a CPU take bfloat16 eight rows at a time. For fewer, the
 # compiler makes a float32 copy of the weight: slow, and twice its bytes.
 _ROWS = 8
+_LARGE = 1 << 19  # Elements; below, the copy is cheaper than the extra rows.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
@@ -33,7 +34,7 @@ def project(
     The product.
   """
   batch, missing = x.shape[0], _ROWS - x.shape[0] * x.shape[1]
-  few = x.dtype == jnp.bfloat16 and missing > 0
+  few = x.dtype == jnp.bfloat16 and missing > 0 and w.size >= _LARGE
   if few and jax.default_backend() == 'cpu':
     x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
   out = jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32)

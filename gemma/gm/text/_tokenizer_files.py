@@ -55,19 +55,19 @@ def load(
 
 
 def _local(path: str) -> pathlib.Path:
-  """A path on this machine: from the cache folder, if there is a copy."""
+  """A path on this machine: for a remote one, the copy in the cache folder."""
+  if '://' not in path:
+    return pathlib.Path(path).expanduser()
   cache = os.environ.get('GEMMA_CACHE_DIR', '~/.gemma')
   name = path.rsplit('/', 1)[-1]
   cached = pathlib.Path(cache).expanduser() / 'tokenizer' / name
-  if cached.exists():
-    return cached
-  if '://' in path:
+  if not cached.exists():
     raise FileNotFoundError(
       f'{path} is remote, and there is no copy at {cached}. Download the file '
       'there, or give the path of a tokenizer.model, such as the one beside '
       'the weights: gm.from_pretrained(folder).tokenizer.'
     )
-  return pathlib.Path(path).expanduser()
+  return cached
 
 
 def _check_custom(custom: tuple[tuple[int, str], ...]) -> None:
