@@ -1,10 +1,11 @@
 """Products with weights: the same numbers and gradients as plain einsums."""
 
-from gemma.gm.math import _project
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from gemma.gm.math import _project
 
 EQN = 'BLD,CFD->CBLF'
 

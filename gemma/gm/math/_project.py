@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
+from jaxtyping import Float
 
 # The matrix units of a CPU take bfloat16 eight rows at a time. For fewer, the
 # compiler makes a float32 copy of the weight: slow, and twice its bytes.
