@@ -247,6 +247,7 @@ BAD_SAMPLES = {
   'long prompt': (
     {'prompt': ['a', 'word ' * 99]}, 'Row 1 has .* but the cache holds 16'
   ),
+  'negative': ({'prompt': 'a', 'max_new_tokens': -3}, 'max_new_tokens=-3'),
   'too many': (
     {'prompt': 'a', 'max_new_tokens': 9},
     'smaller or equal to max_out_length: 9 > 8',

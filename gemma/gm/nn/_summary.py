@@ -94,7 +94,9 @@ class Summary:
         f'of these in {config.vocab_size:,} rows of embeddings',
         f'{self.embedding_size - spare:,}',
       )
-    yield 'Bytes', f'{self.nbytes:,} ({self.nbytes / 2**30:.2f} GiB)'
+    gib, mib = self.nbytes / 2**30, self.nbytes / 2**20
+    near = f'{gib:.2f} GiB' if gib >= 1 else f'{mib:.2f} MiB'
+    yield 'Bytes', f'{self.nbytes:,} ({near})'
     yield 'Width', f'{config.embed_dim:,}'
     yield 'Layers', f'{config.num_layers}'
     yield 'Query heads', f'{config.num_heads} x {config.head_dim}'

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from gemma.gm.text import _template
@@ -43,7 +44,7 @@ def encode(
     ValueError: If a prompt is empty, or has an id outside of the table.
     TypeError: If a prompt is none of these.
   """
-  if isinstance(prompt, np.ndarray) or hasattr(prompt, '__array__'):
+  if isinstance(prompt, np.ndarray | jax.Array):
     prompt = np.asarray(prompt).tolist()
   batched = not _is_single(prompt)
   prompts = prompt if batched else [prompt]

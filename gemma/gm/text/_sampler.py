@@ -133,6 +133,8 @@ class Sampler:
         id outside of the table, or `max_new_tokens` is too large.
     """
     limit = max_new_tokens or self.max_out_length
+    if limit < 1:
+      raise ValueError(f'max_new_tokens={limit} is below 1.')
     if limit > self.max_out_length:
       raise ValueError(
         'max_new_tokens should be smaller or equal to max_out_length: '
@@ -241,10 +243,11 @@ class Sampler:
         sampling=sampling,
       )
       if often:
-        yield state
+        jax.block_until_ready(state)
         per_token = (time.monotonic() - began) / count
         count = int(_STREAM_INTERVAL / per_token)
         count = max(1, min(count, _STREAM_STEPS))
+        yield state
     if not often:
       yield state
 
