@@ -40,9 +40,7 @@ class Case:
   @functools.cached_property
   def params(self) -> dict[str, Any]:
     """Random float32 weights of this model, the same on every machine."""
-    tokens = jnp.ones((1, 1), jnp.int32)
-    shapes = jax.eval_shape(self.model.init, jax.random.key(0), tokens)
-    flat = _tree.flatten(shapes['params'])
+    flat = _tree.flatten(_transformer.param_shapes(self.model))
     return _tree.unflatten(
       {path: _weight(path, leaf.shape) for path, leaf in flat.items()}
     )
@@ -64,6 +62,15 @@ class Case:
 
   def __str__(self) -> str:
     return self.name
+
+
+def tree_of(model: _transformer.Transformer) -> str:
+  """Path, shape and dtype of each parameter, a line each."""
+  flat = _tree.flatten(_transformer.param_shapes(model))
+  return ''.join(
+    f'{path} {"x".join(map(str, leaf.shape))} {leaf.dtype}\n'
+    for path, leaf in sorted(flat.items())
+  )
 
 
 def _weight(path: str, shape: tuple[int, ...]) -> jax.Array:

@@ -9,12 +9,10 @@ import pathlib
 import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import cases
 from gemma import gm
-from gemma.gm.ckpts import _tree
 import hf
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
@@ -31,18 +29,7 @@ def main() -> None:
       logits = hf.logits(hf.read_model(path), case.tokens())
     np.savez_compressed(FOLDER / 'logits' / f'{case}.npz', logits=logits)
   for name, model in gm.nn.PRESETS.items():
-    (FOLDER / 'trees' / f'{name}.txt').write_text(tree_of(model()))
-
-
-def tree_of(model: gm.nn.Transformer) -> str:
-  """Path, shape and dtype of each parameter, a line each."""
-  tokens = jnp.ones((1, 1), jnp.int32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
-  lines = [
-    f'{path} {"x".join(map(str, leaf.shape))} {leaf.dtype}'
-    for path, leaf in sorted(_tree.flatten(shapes).items())
-  ]
-  return '\n'.join(lines) + '\n'
+    (FOLDER / 'trees' / f'{name}.txt').write_text(cases.tree_of(model()))
 
 
 if __name__ == '__main__':

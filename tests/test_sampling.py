@@ -1,6 +1,7 @@
 """Samplers: one decode core, the same answer whichever way it is asked for."""
 
 import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -127,10 +128,8 @@ def test_stream_equals_whole_where_characters_are_bytes(sampler):
     for i in range(sampler.codec.vocab_size)
     if not first[0] - 0xE2 <= i < first[0] - 0xE2 + 256
   ]
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=sampler.tokenizer,
+  s = dataclasses.replace(
+    sampler,
     cache_length=64,
     max_out_length=48,
     forbidden_tokens=others,
@@ -143,10 +142,8 @@ def test_stream_equals_whole_where_characters_are_bytes(sampler):
 
 @pytest.mark.parametrize('pad_length', [1, 4, (4, 8), 64, None])
 def test_size_of_chunks_changes_nothing(sampler, pad_length):
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=sampler.tokenizer,
+  s = dataclasses.replace(
+    sampler,
     cache_length=128,
     max_out_length=16,
     pad_length=pad_length,
@@ -188,10 +185,8 @@ def test_why_it_ended(sampler):
   assert greedy.finish_reason == 'length'
   assert len(greedy.tokens) == 9
   stop = greedy.tokens[4]
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=codec,
+  s = dataclasses.replace(
+    sampler,
     cache_length=20,
     max_out_length=48,
     stop_tokens=[stop],
@@ -199,10 +194,8 @@ def test_why_it_ended(sampler):
   out = s.sample('ROMEO:', return_state=True)
   assert out.finish_reason == 'stop'
   assert out.tokens == greedy.tokens[: greedy.tokens.index(stop) + 1]
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=codec,
+  s = dataclasses.replace(
+    sampler,
     cache_length=20,
     max_out_length=48,
   )
@@ -217,10 +210,8 @@ def test_why_it_ended(sampler):
 def test_forbidden_tokens_never_come(sampler):
   greedy = sampler.sample('ROMEO:', max_new_tokens=20, return_state=True)
   banned = {*greedy.tokens}
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=sampler.codec,
+  s = dataclasses.replace(
+    sampler,
     cache_length=64,
     max_out_length=48,
     forbidden_tokens=[*banned],
@@ -248,10 +239,8 @@ def test_prompts_of_every_form(sampler):
 
 def test_compilations_do_not_grow_with_prompts_and_answers(sampler):
   """One prefill per chunk size and one loop, whatever the lengths."""
-  s = gm.text.Sampler(
-    model=sampler.model,
-    params=sampler.params,
-    tokenizer=sampler.codec,
+  s = dataclasses.replace(
+    sampler,
     cache_length=100,
     max_out_length=40,
     pad_length=(8, 16),

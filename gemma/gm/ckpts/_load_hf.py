@@ -90,9 +90,7 @@ def _targets(
   config: _config.TransformerConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:
   model = _transformer.Transformer(config=config)
-  tokens = jnp.ones((1, 1), jnp.int32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
-  return _tree.flatten(variables['params'])
+  return _tree.flatten(_transformer.param_shapes(model))
 
 
 def _check(

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 
 from gemma.gm.nn import _config
@@ -127,9 +126,7 @@ def summarize(model: _transformer.Transformer, name: str = '') -> Summary:
     model: The model.
     name: What to call it; by default its class.
   """
-  tokens = jnp.ones((1, 1), jnp.int32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
-  params = variables['params']
+  params = _transformer.param_shapes(model)
   layers = model.config.layers()
   groups = [Group('Embedder', _rows(params['embedder'], 'embedder'))]
   for spec in dict.fromkeys(layers):

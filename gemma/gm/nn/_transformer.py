@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from flax import linen as nn
 from flax import struct
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jax.typing import DTypeLike
@@ -235,6 +236,12 @@ class Transformer(nn.Module):
       cache=cache,
       hidden_states=x if return_hidden_states else None,
     )
+
+
+def param_shapes(model: Transformer) -> dict[str, Any]:
+  """Shapes and dtypes of a model's parameters, without making them."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
 
 
 def _mask_of(

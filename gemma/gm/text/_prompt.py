@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from gemma.gm.nn import _transformer
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
-
-PAD = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ def encode(
 
 def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
   """Rows as one array, `int32[B, L]`, padded on the right."""
-  out = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
+  out = np.full((len(rows), max(map(len, rows))), _transformer.PAD, np.int32)
   for i, row in enumerate(rows):
     out[i, : len(row)] = row
   return out

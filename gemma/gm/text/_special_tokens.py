@@ -63,4 +63,9 @@ class Gemma3TinyTokens(SpecialTokens):
 
 
 # Members that stand for a tag in text; the others never come from text.
-TAGS = ('START_OF_TURN', 'END_OF_TURN', 'START_OF_IMAGE', 'END_OF_IMAGE')
+TAGS = {
+  'START_OF_TURN': '<start_of_turn>',
+  'END_OF_TURN': '<end_of_turn>',
+  'START_OF_IMAGE': '<start_of_image>',
+  'END_OF_IMAGE': '<end_of_image>',
+}

@@ -157,23 +157,16 @@ class Tokenizer:
 
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""
-    processor = self._processor
-    names = {
-      'START_OF_TURN': '<start_of_turn>',
-      'END_OF_TURN': '<end_of_turn>',
-      'START_OF_IMAGE': '<start_of_image>',
-      'END_OF_IMAGE': '<end_of_image>',
-    }
     return all(
-      processor.piece_to_id(names[name]) == token
-      for name, token in self._tags().items()
+      self._processor.piece_to_id(tag) == token
+      for tag, token in self._tags().items()
     )
 
   def _tags(self) -> dict[str, int]:
+    """Tags of this vocabulary, and their ids."""
     members = self.special_tokens.__members__
-    return {
-      name: members[name] for name in _special_tokens.TAGS if name in members
-    }
+    tags = _special_tokens.TAGS.items()
+    return {tag: members[name] for name, tag in tags if name in members}
 
   def __getstate__(self) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(self)]
@@ -196,8 +189,7 @@ class Tokenizer:
 
   def _without_tags(self, text: str) -> list[str]:
     """Cuts every tag behind its first character, so that none is left."""
-    tags = (self._processor.id_to_piece(int(t)) for t in self._tags().values())
-    either = '|'.join(map(re.escape, tags))
+    either = '|'.join(map(re.escape, self._tags()))
     cuts = [match.start() + 1 for match in re.finditer(either, text)]
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
 
