@@ -7,6 +7,9 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._chat_sampler import Prompt as Prompt
   from gemma.gm.text._chat_sampler import Response as Response
   from gemma.gm.text._decode import SamplingState as SamplingState
+  from gemma.gm.text._grammar import Grammar as Grammar
+  from gemma.gm.text._grammar import Matcher as Matcher
+  from gemma.gm.text._grammar import compile_grammar as compile_grammar
   from gemma.gm.text._sampler import Sampler as Sampler
   from gemma.gm.text._sampler import SamplerOutput as SamplerOutput
   from gemma.gm.text._sampling import Greedy as Greedy
@@ -14,6 +17,9 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._sampling import SamplingMethod as SamplingMethod
   from gemma.gm.text._sampling import TopkSampling as TopkSampling
   from gemma.gm.text._sampling import TopPSampling as TopPSampling
+  from gemma.gm.text._schema import JsonSchema as JsonSchema
+  from gemma.gm.text._schema import Lark as Lark
+  from gemma.gm.text._schema import Regex as Regex
   from gemma.gm.text._special_tokens import SpecialTokens as SpecialTokens
   from gemma.gm.text._template import encode_chat as encode_chat
   from gemma.gm.text._tokenizer import Gemma2Tokenizer as Gemma2Tokenizer
