@@ -6,6 +6,9 @@ A layer that sees everything has a slot for every token. A sliding layer has a
 ring of one window: token `i` lives in slot `i % S`. Rows advance on their own
 and hold real tokens only, never padding, so what a slot holds follows from the
 number of tokens that its row has seen.
+
+The newest tokens of a row can be taken back by setting its length: then a ring
+needs slots beyond its window, as many as may be taken back (`lookahead`).
 """
 
 from collections.abc import Iterator
@@ -29,13 +32,29 @@ class LayerKV(struct.PyTreeNode):
   Attributes:
     k: Keys.
     v: Values.
-    window: The layer's window if the slots are a ring; None if there is one
-      for every token.
+    window: How far the layer sees; None if without limit.
+    lookahead: Newest tokens that may be taken back.
   """
 
   k: Float[Array, 'B S K H']
   v: Float[Array, 'B S K H']
   window: int | None = struct.field(pytree_node=False, default=None)
+  lookahead: int = struct.field(pytree_node=False, default=0)
+
+  @property
+  def is_ring(self) -> bool:
+    """Whether new tokens may overwrite old ones."""
+    slots = self.k.shape[1]
+    return self.window is not None and slots == self.window + self.lookahead
+
+  def grow(self, cache_length: int) -> 'LayerKV':
+    """The same tokens with more slots, up to those of a ring.
+
+    A ring is filled once before it wraps, so no token changes its slot.
+    """
+    slots = _slots(self.window, self.lookahead, cache_length)
+    more = [(0, 0), (0, slots - self.k.shape[1]), (0, 0), (0, 0)]
+    return self.replace(k=jnp.pad(self.k, more), v=jnp.pad(self.v, more))
 
   def extend(
     self,
@@ -59,7 +78,7 @@ class LayerKV(struct.PyTreeNode):
     stored = self._write(k, v, index, new_length)
     slots, tokens = self.k.shape[1], k.shape[1]
     # A ring may overwrite what the first of several queries still needs.
-    if self.window is not None and slots < self.window + tokens - 1:
+    if self.is_ring and slots < (self.window or 0) + tokens - 1:
       before = slot_index(slots, length)
       return stored, KeyValues(
         k=jnp.concatenate([self.k, k.astype(self.k.dtype)], axis=1),
@@ -76,7 +95,7 @@ class LayerKV(struct.PyTreeNode):
   ) -> 'LayerKV':
     """Puts each token in its slot; padding and what is overrun go nowhere."""
     slots = self.k.shape[1]
-    slot = index if self.window is None else index % slots
+    slot = index % slots if self.is_ring else index
     kept = (index >= 0) & (index >= new_length[:, None] - slots)
     slot = jnp.where(kept, slot, slots)  # Out of range, dropped below.
     row = jnp.arange(k.shape[0])[:, None]
@@ -125,6 +144,24 @@ class KVCache(struct.PyTreeNode, Mapping[str, Any]):
   def batch_size(self) -> int:
     return self.length.shape[0]
 
+  def grow(self, cache_length: int) -> 'KVCache':
+    """The same tokens, with room for more.
+
+    Args:
+      cache_length: Tokens that a row can hold then.
+    """
+    if cache_length < self.cache_length:
+      raise ValueError(
+        f'cache_length={cache_length} is below the {self.cache_length} that '
+        'the cache already has.'
+      )
+    return self.replace(
+      layers={
+        name: layer.grow(cache_length) for name, layer in self.layers.items()
+      },
+      cache_length=cache_length,
+    )
+
   def __getitem__(self, name: str) -> dict[str, Array]:
     layer = self.layers[name]
     return {
@@ -157,6 +194,7 @@ def init_cache(
   batch_size: int,
   dtype: DTypeLike,
   cache_length: int,
+  lookahead: int = 0,
 ) -> KVCache:
   """An empty cache; see `Transformer.init_cache`."""
   if cache_length < 1 or batch_size < 1:
@@ -166,13 +204,13 @@ def init_cache(
     )
 
   def layer(spec: _config.LayerSpec) -> LayerKV:
-    ring = spec.window is not None and spec.window < cache_length
-    slots = spec.window if ring else cache_length
+    slots = _slots(spec.window, lookahead, cache_length)
     shape = (batch_size, slots, spec.num_kv_heads, spec.head_dim)
     return LayerKV(
       k=jnp.zeros(shape, dtype),
       v=jnp.zeros(shape, dtype),
-      window=spec.window if ring else None,
+      window=spec.window,
+      lookahead=lookahead,
     )
 
   return KVCache(
@@ -180,3 +218,10 @@ def init_cache(
     length=jnp.zeros(batch_size, jnp.int32),
     cache_length=cache_length,
   )
+
+
+def _slots(window: int | None, lookahead: int, cache_length: int) -> int:
+  """A slot for every token, or a ring if that is less."""
+  if window is None:
+    return cache_length
+  return min(window + lookahead, cache_length)

@@ -174,8 +174,26 @@ class Transformer(nn.Module):
       hidden_states=_unflatten(out.hidden_states, batch),
     )
 
+  def logits(
+    self, hidden_states: Float[Array, '*B L D']
+  ) -> Float[Array, '*B L V']:
+    """Scores of the next token from states after the final norm.
+
+    For few tokens at a time, where the logits of all would not fit:
+    `model.apply({'params': params}, hidden_states, method='logits')`.
+    """
+    logits = self.embedder.decode(hidden_states)
+    cap = self.config.final_logit_softcap
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
   def init_cache(
-    self, *, batch_size: int, dtype: DTypeLike, cache_length: int
+    self,
+    *,
+    batch_size: int,
+    dtype: DTypeLike,
+    cache_length: int,
+    lookahead: int = 0,
+    sharding: Any = None,
   ) -> _cache.KVCache:
     """An empty cache.
 
@@ -185,13 +203,19 @@ class Transformer(nn.Module):
       batch_size: Rows.
       dtype: Dtype of the keys and values.
       cache_length: Tokens that each row can hold.
+      lookahead: Newest tokens of a row that can be taken back by setting
+        `cache.length`, as speculative decoding does.
+      sharding: Where the cache lies: a `jax.sharding.Sharding`, or a function
+        from arrays to shardings.
     """
-    return _cache.init_cache(
+    cache = _cache.init_cache(
       self.config,
       batch_size=batch_size,
       dtype=dtype,
       cache_length=cache_length,
+      lookahead=lookahead,
     )
+    return place(cache, sharding)
 
   @functools.partial(
     nn.jit, static_argnames=('return_last_only', 'return_hidden_states')
@@ -227,15 +251,26 @@ class Transformer(nn.Module):
     if return_last_only:
       x = _last(x, real)
     x = self.final_norm(x)
-    logits = self.embedder.decode(x)
-    cap = self.config.final_logit_softcap
-    if cap is not None:
-      logits = cap * jnp.tanh(logits / cap)
     return Output(
-      logits=logits,
+      logits=self.logits(x),
       cache=cache,
       hidden_states=x if return_hidden_states else None,
     )
+
+
+def place(tree: Any, sharding: Any) -> Any:
+  """Puts arrays where they belong.
+
+  Args:
+    tree: Arrays whose first axis counts rows.
+    sharding: None leaves them; a `jax.sharding.Sharding` is that of every
+      array; a function makes shardings from the arrays.
+  """
+  if sharding is None:
+    return tree
+  return jax.device_put(
+    tree, sharding(tree) if callable(sharding) else sharding
+  )
 
 
 def param_shapes(model: Transformer) -> dict[str, Any]:

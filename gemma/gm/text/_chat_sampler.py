@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gemma.gm.nn import _transformer
-from gemma.gm.text import _decode
+from gemma.gm.text import _state
 from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
 from gemma.gm.text import _template
@@ -85,7 +85,7 @@ class ChatSampler:
   cache_length: int = 4096
   max_out_length: int = 2048
   pad_length: int | tuple[int, ...] | None = (256, 512, 1024)
-  last_state: _decode.SamplingState | None = dataclasses.field(
+  last_state: _state.SamplingState | None = dataclasses.field(
     default=None, init=False, repr=False
   )
   turns: list[Prompt | Response] = dataclasses.field(
@@ -164,8 +164,8 @@ class ChatSampler:
     return self._without_end(text)
 
   def _encode(
-    self, prompt: str, state: _decode.SamplingState | None
-  ) -> tuple[list[int], _decode.SamplingState | None]:
+    self, prompt: str, state: _state.SamplingState | None
+  ) -> tuple[list[int], _state.SamplingState | None]:
     """Tokens of the prompt, and the state that they follow."""
     codec = self.sampler.codec
     message = {'role': 'user', 'content': prompt}
@@ -184,7 +184,7 @@ class ChatSampler:
 
   def _sample(
     self, ids: list[int], *, print_stream: bool, **kwargs: Any
-  ) -> tuple[str, _decode.SamplingState]:
+  ) -> tuple[str, _state.SamplingState]:
     """The answer with its end tag, and the state behind it."""
     if not print_stream:
       out = self.sampler.sample(ids, return_state=True, **kwargs)

@@ -27,7 +27,12 @@ class Prompts:
 
 
 def encode(
-  tokenizer: _tokenizer.Tokenizer, prompt: Any, *, add_bos: bool, num_embed: int
+  tokenizer: _tokenizer.Tokenizer,
+  prompt: Any,
+  *,
+  add_bos: bool,
+  num_embed: int,
+  allow_special: bool,
 ) -> Prompts:
   """Token ids of a prompt, or of several.
 
@@ -38,6 +43,7 @@ def encode(
     add_bos: Whether strings begin with `<bos>`. Ids are taken as they are, and
       conversations bring it along.
     num_embed: Rows of the model's table.
+    allow_special: Whether tags in strings become control tokens.
 
   Raises:
     ValueError: If a prompt is empty, or has an id outside of the table.
@@ -49,7 +55,10 @@ def encode(
   prompts = prompt if batched else [prompt]
   if not prompts:
     raise ValueError('The list of prompts is empty. Give at least one.')
-  rows = [_encode_one(tokenizer, p, add_bos=add_bos) for p in prompts]
+  rows = [
+    _encode_one(tokenizer, p, add_bos=add_bos, allow_special=allow_special)
+    for p in prompts
+  ]
   for i, (row, given) in enumerate(zip(rows, prompts, strict=True)):
     _check(row, given, where=f'Prompt {i}' if batched else 'The prompt')
     bad = [token for token in row if not 0 < token < num_embed]
@@ -83,10 +92,16 @@ def _is_single(prompt: Any) -> bool:
 
 
 def _encode_one(
-  tokenizer: _tokenizer.Tokenizer, prompt: Any, *, add_bos: bool
+  tokenizer: _tokenizer.Tokenizer,
+  prompt: Any,
+  *,
+  add_bos: bool,
+  allow_special: bool,
 ) -> list[int]:
   if isinstance(prompt, str):
-    return tokenizer.encode(prompt, add_bos=add_bos)
+    return tokenizer.encode(
+      prompt, add_bos=add_bos, allow_special=allow_special
+    )
   if prompt and isinstance(prompt[0], Mapping):
     return _template.encode_chat(tokenizer, prompt)
   # Padding around ids is what a batch as one array has.

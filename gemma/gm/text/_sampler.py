@@ -1,52 +1,38 @@
 """Prompts in, text out."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
 import random
-import time
 from typing import Any
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma.gm.nn import _checks
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _decode
-from gemma.gm.text import _detokenizer
+from gemma.gm.text import _drafts
+from gemma.gm.text import _output
+from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
+from gemma.gm.text import _queue
+from gemma.gm.text import _request
+from gemma.gm.text import _rules
+from gemma.gm.text import _runner
 from gemma.gm.text import _sampling
+from gemma.gm.text import _schema
+from gemma.gm.text import _scoring
+from gemma.gm.text import _settings
+from gemma.gm.text import _state
+from gemma.gm.text import _step
+from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 
-FinishReason = Literal['stop', 'length', 'cache_full']
-
-# A stream looks at the device about this often, in seconds.
-_STREAM_INTERVAL = 0.05
-_STREAM_STEPS = 64  # And at least after so many tokens.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplerOutput:
-  """What `Sampler.sample(..., return_state=True)` returns.
-
-  For a batch, text, tokens and finish_reason are lists.
-
-  Attributes:
-    text: The sampled text, with the end tag if it is visible.
-    state: Where to go on, as `last_state`.
-    tokens: The sampled ids, the stop token included.
-    finish_reason: `stop` (a stop token), `length` (max_new_tokens), or
-      `cache_full`; None while streaming.
-  """
-
-  text: str | list[str]
-  state: _decode.SamplingState
-  tokens: list[int] | list[list[int]]
-  finish_reason: FinishReason | list[FinishReason] | None
+Sampling = _sampling.SamplingMethod | Sequence[_sampling.SamplingMethod]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -74,40 +60,66 @@ class Sampler:
     forbidden_tokens: Never sampled, besides those of the tokenizer; ids, or
       texts that are one token.
     stop_tokens: End the text, besides end of turn and end of sequence.
-    cache_length: Tokens that prompt and answer may have together.
+    cache_length: Most tokens of a prompt and its answer together. The cache
+      begins small, and doubles as it fills.
     max_out_length: Tokens that an answer may have.
     pad_length: Sizes of the chunks in which prompts go into the cache: each has
       its own compilation. None compiles for the exact length.
+    on_full: What happens when a row has `cache_length` tokens: `stop` ends it
+      (`finish_reason` is `cache_full`), `error` raises, `roll` drops the oldest
+      half of its tokens but for the first, and goes on.
+    max_batch_size: Most prompts in one batch; of more, the next in line takes
+      the place of one that is done.
+    draft: Guesses tokens ahead, which the model then checks several at a time:
+      a `DraftModel` or `PromptLookup`.
+    prefix_cache: Keeps prompts, so that what calls share is computed once.
+    allow_special: Whether tags such as `<start_of_turn>` in a string become
+      control tokens. Turn it off for text that is not your own.
   """
 
   model: _transformer.Transformer
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   tokenizer: _tokenizer.Tokenizer | None = None
-  sampling: _sampling.SamplingMethod = _sampling.Greedy()
+  sampling: Sampling = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
   cache_length: int = 4096
   max_out_length: int = 2048
-  pad_length: int | tuple[int, ...] | None = (256, 512, 1024)
+  pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
+  on_full: _runner.OnFull = 'stop'
+  max_batch_size: int = 16
+  draft: _drafts.Draft | None = None
+  prefix_cache: _prefix_cache.PrefixCache | None = None
+  allow_special: bool = True
 
   def __post_init__(self):
     self.tokenizer = self.codec
-    if self.cache_length < 1 or self.max_out_length < 1:
+    for name in ('cache_length', 'max_out_length', 'max_batch_size'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+    if self.on_full not in ('error', 'stop', 'roll'):
       raise ValueError(
-        f'cache_length={self.cache_length} and max_out_length='
-        f'{self.max_out_length} must be at least 1.'
+        f"on_full={self.on_full!r} is not one of 'error', 'stop', 'roll'."
       )
+    _drafts.check(self.draft, self.model)
 
   def sample(
     self,
     prompt: Any,
     *,
+    images: Any = None,
     max_new_tokens: int | None = None,
     stream: bool = False,
-    sampling: _sampling.SamplingMethod | None = None,
+    sampling: Sampling | None = None,
     rng: int | jax.Array | None = None,
     return_state: bool = False,
-    last_state: _decode.SamplingState | None = None,
+    last_state: _state.SamplingState | None = None,
+    sharding: Any = None,
+    schema: _schema.Schema | None = None,
+    logits_mask: _step.LogitsMask | None = None,
+    logprobs: int | None = None,
+    return_hidden_states: bool = False,
+    progress: bool = True,
   ) -> Any:
     """Samples an answer to each prompt.
 
@@ -116,22 +128,190 @@ class Sampler:
     Args:
       prompt: A string; a list of ids; a conversation, as a list of dicts with
         `role` and `content`; or a list or array of these.
+      images: For models with a vision encoder.
       max_new_tokens: Most tokens to sample; by default `max_out_length`.
       stream: Whether to return an iterator over the pieces of the text, one per
         token (for a batch, over lists of pieces).
-      sampling: In place of the sampler's own.
+      sampling: In place of the sampler's own; a list has one for each prompt.
       rng: Seed, or random key; by default a new one for each call.
-      return_state: Whether to return a `SamplerOutput` in place of text.
+      return_state: Whether to return a `SamplerOutput` in place of text. That
+        of a stream has a state that is good until the next piece.
       last_state: State of an earlier call to go on from: the prompt follows
         all that was said there, its last token included. It is left intact.
+      sharding: Where the batch lies: a `jax.sharding.Sharding`, or a function
+        from arrays to shardings.
+      schema: What the answer must be: a JSON schema, a pydantic class, `Regex`
+        or `Lark`. The text then comes without an end tag.
+      logits_mask: A function from a row's tokens, `int32[S]`, and their number
+        to the tokens that may come next, `bool[V]`. It is compiled in.
+      logprobs: Record the log-probability of each token, and of so many likely
+        ones. They are the model's own, whatever the sampling method.
+      return_hidden_states: Record the state that each token came from.
+      progress: Whether to show a progress bar when prompts wait in line.
 
     Returns:
       A string, or a list of strings for a batch; see also the arguments.
 
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
-        id outside of the table, or `max_new_tokens` is too large.
+        id outside of the table, or arguments do not go together.
     """
+    _check_images(images, self.model)
+    prompts = _prompt.encode(
+      self.codec,
+      prompt,
+      add_bos=last_state is None,
+      num_embed=self.model.config.num_embed,
+      allow_special=self.allow_special,
+    )
+    request = self._new_request(
+      prompts.rows,
+      limit=self._limit(max_new_tokens),
+      sampling=self.sampling if sampling is None else sampling,
+      key=_as_key(rng),
+      schema=schema,
+      logits_mask=logits_mask,
+      logprobs=logprobs,
+      hidden_states=return_hidden_states,
+      sharding=sharding,
+    )
+    full = return_state or logprobs is not None or return_hidden_states
+    if stream:
+      state, _ = self._runner.begin(request, last_state)
+      states = self._runner.run(state, request, often=True)
+      parts = _stream.pieces(states, self.codec, batched=prompts.batched)
+      return parts if full else (part.text for part in parts)
+    many = len(prompts.rows) > self.max_batch_size and last_state is None
+    answers, last = (
+      (self._in_turns(request, progress), None)
+      if many
+      else self._at_once(request, last_state)
+    )
+    out = _output.pack(
+      answers, last, self.max_out_length, batched=prompts.batched
+    )
+    return out if full else out.text
+
+  async def sample_async(self, prompt: Any, **kwargs: Any) -> Any:
+    """`sample` in a thread, while the event loop goes on."""
+    return await asyncio.to_thread(self.sample, prompt, **kwargs)
+
+  async def stream_async(
+    self, prompt: Any, **kwargs: Any
+  ) -> AsyncIterator[Any]:
+    """Pieces of `sample(..., stream=True)`, while the event loop goes on."""
+    parts = await self.sample_async(prompt, stream=True, **kwargs)
+    while (part := await asyncio.to_thread(next, parts, None)) is not None:
+      yield part
+
+  def score(
+    self, texts: Any, *, chunk_length: int = 256
+  ) -> _scoring.Score | list[_scoring.Score]:
+    """How likely the model finds texts, token by token.
+
+    Logits are made for a few tokens at a time, whatever the length.
+
+    Args:
+      texts: As the prompts of `sample`.
+      chunk_length: Tokens that go through the model at a time.
+
+    Returns:
+      A `Score`, or a list for a batch.
+    """
+    prompts = self._encoded(texts)
+    scores = _scoring.score(
+      self._model, self.params, prompts.rows, chunk_length=chunk_length
+    )
+    return scores if prompts.batched else scores[0]
+
+  def embed(
+    self,
+    texts: Any,
+    *,
+    pooling: _scoring.Pooling = 'mean',
+    normalize: bool = True,
+    chunk_length: int = 256,
+  ) -> np.ndarray:
+    """Vectors of texts, from the states after the final norm.
+
+    Args:
+      texts: As the prompts of `sample`.
+      pooling: `mean` over the tokens, or the `last` one.
+      normalize: Whether vectors have length 1.
+      chunk_length: Tokens that go through the model at a time.
+
+    Returns:
+      `float32[D]`, or `float32[B, D]` for a batch.
+    """
+    prompts = self._encoded(texts)
+    out = _scoring.embed(
+      self._model,
+      self.params,
+      prompts.rows,
+      pooling=pooling,
+      normalize=normalize,
+      chunk_length=chunk_length,
+    )
+    return out if prompts.batched else out[0]
+
+  def warmup(
+    self, *, batch_size: int = 1, max_length: int | None = None
+  ) -> None:
+    """Compiles all shapes, so that no later call has to.
+
+    Args:
+      batch_size: Prompts of the calls to come.
+      max_length: Tokens that they and their answers have at most; by default
+        `cache_length`.
+    """
+    request = self._new_request(
+      [[int(self.codec.special_tokens.BOS)]] * batch_size,
+      limit=self.max_out_length,
+      sampling=self.sampling,
+      key=_as_key(0),
+    )
+    self._runner.warmup(request, max_length or self.cache_length)
+
+  @functools.cached_property
+  def codec(self) -> _tokenizer.Tokenizer:
+    """The tokenizer, whether it was given or is the model's own."""
+    return resolve_tokenizer(self.model, self.tokenizer)
+
+  @functools.cached_property
+  def _model(self) -> _transformer.Transformer:
+    """The model, free to return what is asked of it."""
+    return self.model.clone(return_last_only=None)
+
+  @functools.cached_property
+  def _runner(self) -> _runner.Runner:
+    buckets = self.pad_length
+    return _runner.Runner(
+      model=self._model,
+      params=self.params,
+      rules=_rules.make_rules(
+        self.codec,
+        self.model.config,
+        forbidden=self.forbidden_tokens,
+        stops=self.stop_tokens,
+      ),
+      cache_length=self.cache_length,
+      on_full=self.on_full,
+      buckets=(buckets,) if isinstance(buckets, int) else buckets,
+      max_out_length=self.max_out_length,
+      draft=self.draft,
+      prefix_cache=self.prefix_cache,
+    )
+
+  def _encoded(self, texts: Any) -> _prompt.Prompts:
+    return _prompt.encode(
+      self.codec,
+      texts,
+      add_bos=True,
+      num_embed=self.model.config.num_embed,
+      allow_special=self.allow_special,
+    )
+
+  def _limit(self, max_new_tokens: int | None) -> int:
     limit = max_new_tokens or self.max_out_length
     if limit < 1:
       raise ValueError(f'max_new_tokens={limit} is below 1.')
@@ -140,154 +320,82 @@ class Sampler:
         'max_new_tokens should be smaller or equal to max_out_length: '
         f'{limit} > {self.max_out_length}. Raise max_out_length.'
       )
-    sampling = self.sampling if sampling is None else sampling
-    prompts = _prompt.encode(
-      self.codec,
-      prompt,
-      add_bos=last_state is None,
-      num_embed=self.model.config.num_embed,
-    )
-    state = self._begin(prompts.rows, sampling, _as_key(rng), last_state)
-    states = self._run(state, sampling, limit, often=stream)
-    if stream:
-      return self._stream(states, prompts.batched, return_state)
-    *_, state = states
-    return self._output(state, prompts.batched, return_state)
+    return limit
 
-  @functools.cached_property
-  def codec(self) -> _tokenizer.Tokenizer:
-    """The tokenizer, whether it was given or is the model's own."""
-    return resolve_tokenizer(self.model, self.tokenizer)
-
-  @functools.cached_property
-  def _vocabulary(self) -> _decode.Vocabulary:
-    """Which ids are never sampled, and which end a text."""
-    tokenizer, size = self.codec, self.model.config.num_embed
-    special = tokenizer.special_tokens
-    real = min(tokenizer.vocab_size, self.model.config.vocab_size or size)
-    banned = np.arange(size) >= real  # Rows of the table without a token.
-    banned[[_decode.PAD, *self._ids(self.forbidden_tokens)]] = True
-    # A small model may have no row for an image token.
-    banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
-    stops = np.zeros(size, bool)
-    ends = (special.EOS, special.END_OF_TURN)
-    stops[[*ends, *self._ids(self.stop_tokens)]] = True
-    return _decode.Vocabulary(
-      banned=jnp.asarray(banned), stops=jnp.asarray(stops)
-    )
-
-  def _ids(self, tokens: Sequence[str | int] | None) -> list[int]:
-    rows = self.model.config.num_embed
-    return [_single_id(self.codec, token, rows) for token in tokens or ()]
-
-  def _begin(
+  def _new_request(
     self,
     rows: list[list[int]],
-    sampling: _sampling.SamplingMethod,
-    key: jax.Array,
-    last_state: _decode.SamplingState | None,
-  ) -> _decode.SamplingState:
-    """The state behind the prompts' last tokens, with a first token sampled."""
-    keys = _decode.row_keys(key, rows)
-    if last_state is None:
-      cache = self.model.init_cache(
-        batch_size=len(rows),
-        dtype=self.params['embedder']['input_embedding'].dtype,
-        cache_length=self.cache_length,
-      )
-    else:
-      # Decoding reuses buffers, and the caller's state stays the caller's.
-      cache = jax.tree.map(jnp.copy, last_state.cache)
-      rows = _continue(rows, last_state)
-    _checks.check_room(
-      np.asarray(cache.length) + [len(row) for row in rows], cache.cache_length
-    )
-    buckets = self.pad_length
-    cache, logits = _decode.prefill(
-      self.model,
-      self.params,
-      _prompt.pad(rows),
-      cache,
-      buckets=(buckets,) if isinstance(buckets, int) else buckets,
-    )
-    return _decode.start(
-      logits,
-      cache,
-      keys,
-      sampling=sampling,
-      vocabulary=self._vocabulary,
-      max_out_length=self.max_out_length,
-    )
-
-  def _run(
-    self,
-    state: _decode.SamplingState,
-    sampling: _sampling.SamplingMethod,
-    limit: int,
     *,
-    often: bool,
-  ) -> Iterator[_decode.SamplingState]:
-    """States on the way to the last one; only that one unless `often`."""
-    step, count = 1, 1 if often else limit
-    if often:
-      yield state
-    while step < limit and not bool(jnp.all(state.done | state.full)):
-      began = time.monotonic()
-      step = min(step + count, limit)
-      state = _decode.decode(
-        self.params,
-        state,
-        self._vocabulary,
-        jnp.int32(step),
-        model=self.model,
-        sampling=sampling,
+    sampling: Sampling,
+    key: jax.Array,
+    schema: _schema.Schema | None = None,
+    **fields: Any,
+  ) -> _request.Request:
+    numbers, method = _sampling.resolve(sampling, len(rows))
+    guides: list[_request.Guide] = []
+    if schema is not None:
+      from gemma.gm.text import _grammar
+
+      grammar = _grammar.compile_grammar(self.codec, schema)
+      guides = [_request.Guide(grammar) for _ in rows]
+    if self.draft is not None and (method is not None or guides):
+      raise ValueError(
+        'A draft guesses several tokens at once, which goes with the sampling '
+        'methods of this library only, and not with a schema. Leave one out.'
       )
-      if often:
-        jax.block_until_ready(state)
-        per_token = (time.monotonic() - began) / count
-        count = int(_STREAM_INTERVAL / per_token)
-        count = max(1, min(count, _STREAM_STEPS))
-        yield state
-    if not often:
-      yield state
+    return _request.Request(
+      rows=rows,
+      keys=_decode.row_keys(key, rows),
+      numbers=numbers,
+      method=method,
+      penalizes=_settings.penalizes(numbers),
+      biased=any('bias' in row for row in numbers),
+      guides=guides,
+      **fields,
+    )
 
-  def _stream(
+  def _at_once(
     self,
-    states: Iterator[_decode.SamplingState],
-    batched: bool,
-    return_state: bool,
-  ) -> Iterator[Any]:
-    """Pieces of text, one step at a time."""
-    first, detokenizers = 0, None
-    for state in states:
-      rows = np.asarray(state.predicted_tokens)
-      if detokenizers is None:
-        detokenizers = [_detokenizer.Detokenizer(self.codec) for _ in rows]
-      for step in range(first, int(state.step)):
-        tokens = rows[:, step].tolist()
-        pairs = zip(detokenizers, tokens, strict=True)
-        texts = [d.add(token) if token else d.flush() for d, token in pairs]
-        yield _pack(texts, tokens, state, batched, return_state)
-      first = int(state.step)
-    rest = [d.flush() for d in detokenizers or ()]
-    if any(rest):
-      yield _pack(rest, [_decode.PAD] * len(rest), state, batched, return_state)
+    request: _request.Request,
+    last_state: _state.SamplingState | None,
+  ) -> tuple[list[_output.Answer], _state.SamplingState]:
+    """Answers of one batch, and the state behind them."""
+    state, known = self._runner.begin(request, last_state)
+    *_, state = self._runner.run(state, request, often=False)
+    rows = range(len(request.rows))
+    return self._read(request, state, rows, rows, known), state
 
-  def _output(
-    self, state: _decode.SamplingState, batched: bool, return_state: bool
-  ) -> Any:
-    """The result of a whole call."""
-    predicted = np.asarray(state.predicted_tokens)
-    tokens = [row[row != _decode.PAD].tolist() for row in predicted]
-    texts = [self.codec.decode(row) for row in tokens]
-    if not return_state:
-      return texts if batched else texts[0]
-    reasons = finish_reasons(state)
-    return SamplerOutput(
-      text=texts if batched else texts[0],
-      state=state,
-      tokens=tokens if batched else tokens[0],
-      finish_reason=reasons if batched else reasons[0],
+  def _in_turns(
+    self, request: _request.Request, progress: bool
+  ) -> list[_output.Answer]:
+    """Answers of more prompts than a batch may have."""
+    size = self.max_batch_size
+    if request.guides:  # They look at every token anyway.
+      rows = range(len(request.rows))
+      groups = [rows[i : i + size] for i in rows[::size]]
+      batches = [self._at_once(request.take(g), None)[0] for g in groups]
+      return [answer for batch in batches for answer in batch]
+    read = functools.partial(self._read, request)
+    return _queue.run(
+      self._runner, request, slots=size, read=read, progress=progress
+    )
+
+  def _read(
+    self,
+    request: _request.Request,
+    state: _state.SamplingState,
+    rows: Sequence[int],
+    prompts: Sequence[int],
+    known: Sequence[int],
+  ) -> list[_output.Answer]:
+    return _output.read_answers(
+      state,
+      self.codec,
+      rows=rows,
+      prompt_lengths=[len(request.rows[i]) for i in prompts],
+      cached=known,
+      cache_length=self.cache_length,
+      keep_end=not request.guides,
     )
 
 
@@ -322,61 +430,9 @@ def _as_key(rng: int | jax.Array | None) -> jax.Array:
   return jax.random.wrap_key_data(rng)
 
 
-def _continue(
-  rows: list[list[int]], last_state: _decode.SamplingState
-) -> list[list[int]]:
-  """Rows behind the token that each row of the state sampled last."""
-  pending = np.asarray(last_state.last_token).tolist()
-  if len(pending) != len(rows):
+def _check_images(images: Any, model: _transformer.Transformer) -> None:
+  if images is not None:
     raise ValueError(
-      f'{len(rows)} prompts cannot follow a last_state of {len(pending)} rows.'
+      f'{type(model).__name__} does not support vision, but images were given. '
+      'Leave them out.'
     )
-  both = zip(pending, rows, strict=True)
-  return [([last] if last != _decode.PAD else []) + row for last, row in both]
-
-
-def _single_id(
-  tokenizer: _tokenizer.Tokenizer, token: str | int, rows: int
-) -> int:
-  if not isinstance(token, str):
-    if not 0 <= token < rows:
-      raise ValueError(
-        f'Stop or forbidden token {token} is outside of the table of {rows} '
-        'rows.'
-      )
-    return int(token)
-  ids = tokenizer.encode(token)
-  if len(ids) != 1:
-    raise ValueError(
-      f'Stop and forbidden tokens must map to single token ids; {token!r} is '
-      f'{tokenizer.split(token)}.'
-    )
-  return ids[0]
-
-
-def finish_reasons(state: _decode.SamplingState) -> list[FinishReason]:
-  """Why each row ended, read off the state behind its last token."""
-  done, full = np.asarray(state.done), np.asarray(state.full)
-  return [
-    'stop' if d else 'cache_full' if f else 'length'
-    for d, f in zip(done, full, strict=True)
-  ]
-
-
-def _pack(
-  texts: list[str],
-  tokens: list[int],
-  state: _decode.SamplingState,
-  batched: bool,
-  return_state: bool,
-) -> Any:
-  """One step of a stream in the form that was asked for."""
-  if not return_state:
-    return texts if batched else texts[0]
-  new = [[token] if token != _decode.PAD else [] for token in tokens]
-  return SamplerOutput(
-    text=texts if batched else texts[0],
-    state=state,
-    tokens=new if batched else new[0],
-    finish_reason=None,
-  )

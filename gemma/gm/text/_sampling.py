@@ -1,10 +1,19 @@
 """How the next token is picked from the logits.
 
 Axes: *B any batch dims, V vocab.
+
+A method is data: what it sets is handed to the decode loop as one number per
+row, so that another temperature compiles nothing, and rows may differ. Whatever
+the order in which methods are combined, logits pass these stages: penalties,
+bias, temperature, top-k, top-p, min-p, draw.
 """
 
 import abc
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +23,18 @@ from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import UInt32
 
+from gemma.gm.text import _settings
+
 Rng = Key[Array, ''] | UInt32[Array, '2']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingMethod(abc.ABC):
-  """Base of the sampling methods. Subclass it for one of your own."""
+  """Base of the sampling methods. Subclass it for one of your own.
+
+  A subclass is part of the compiled program: it must be hashable, and each
+  different one compiles anew.
+  """
 
   @abc.abstractmethod
   def get_next_tokens(
@@ -34,18 +49,40 @@ class SamplingMethod(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Greedy(SamplingMethod):
-  """The most likely token."""
+class Stage(SamplingMethod):
+  """Base of the methods of this library: those that set numbers."""
+
+  @abc.abstractmethod
+  def numbers(self) -> Mapping[str, Any]:
+    """Fields of `Settings` that this method sets, and their values."""
 
   def get_next_tokens(
     self, logits: Float[Array, '*B V'], rng: Rng
   ) -> Int[Array, '*B']:
-    del rng
-    return jnp.argmax(logits, axis=-1)
+    *batch, size = logits.shape
+    numbers = [self.numbers()] * math.prod(batch)
+    if _settings.penalizes(numbers):
+      raise ValueError(
+        f'{self} depends on what was said before. Use it in a Sampler.'
+      )
+    settings = _settings.stack(numbers, size, biased='bias' in numbers[0])
+    rows = _settings.shape_logits(logits.reshape(-1, size), settings, None)
+    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+      rng = jax.random.wrap_key_data(rng)
+    keys = jax.random.split(rng, rows.shape[0])
+    return _settings.draw(rows, keys, settings.temperature).reshape(batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomSampling(SamplingMethod):
+class Greedy(Stage):
+  """The most likely token."""
+
+  def numbers(self) -> Mapping[str, Any]:
+    return {'temperature': 0.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomSampling(Stage):
   """A draw from the model's distribution.
 
   Attributes:
@@ -55,16 +92,14 @@ class RandomSampling(SamplingMethod):
   temperature: float = 1.0
 
   def __post_init__(self):
-    _check_temperature(self.temperature)
+    _at_least(0, temperature=self.temperature)
 
-  def get_next_tokens(
-    self, logits: Float[Array, '*B V'], rng: Rng
-  ) -> Int[Array, '*B']:
-    return _draw(logits, rng, self.temperature)
+  def numbers(self) -> Mapping[str, Any]:
+    return {'temperature': self.temperature}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopkSampling(SamplingMethod):
+class TopkSampling(Stage):
   """A draw from the `k` most likely tokens (https://arxiv.org/abs/1805.04833).
 
   Attributes:
@@ -76,20 +111,15 @@ class TopkSampling(SamplingMethod):
   k: int = 1
 
   def __post_init__(self):
-    _check_temperature(self.temperature)
-    if self.k < 1:
-      raise ValueError(f'k={self.k} leaves no token. Use 1 or more.')
+    _at_least(0, temperature=self.temperature)
+    _at_least(1, k=self.k)
 
-  def get_next_tokens(
-    self, logits: Float[Array, '*B V'], rng: Rng
-  ) -> Int[Array, '*B']:
-    top, tokens = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-    place = _draw(top, rng, self.temperature)
-    return jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0]
+  def numbers(self) -> Mapping[str, Any]:
+    return {'temperature': self.temperature, 'top_k': self.k}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopPSampling(SamplingMethod):
+class TopPSampling(Stage):
   """Nucleus sampling (https://arxiv.org/abs/1904.09751).
 
   A draw from the fewest tokens that have probability `p` together. Tokens as
@@ -104,33 +134,163 @@ class TopPSampling(SamplingMethod):
   temperature: float = 1.0
 
   def __post_init__(self):
-    _check_temperature(self.temperature)
-    if not 0 < self.p <= 1:
-      raise ValueError(f'p={self.p} is not a probability above 0.')
+    _at_least(0, temperature=self.temperature)
+    _check_probability(self.p)
 
-  def get_next_tokens(
-    self, logits: Float[Array, '*B V'], rng: Rng
-  ) -> Int[Array, '*B']:
-    if self.temperature == 0 or self.p == 1:
-      return _draw(logits, rng, self.temperature)
-    logits = logits.astype(jnp.float32) / self.temperature
-    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-    covered = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
-    rank = jnp.sum(covered < self.p, axis=-1, keepdims=True)
-    # Rounding may leave the whole sum below p.
-    rank = jnp.minimum(rank, logits.shape[-1] - 1)
-    least = jnp.take_along_axis(ordered, rank, axis=-1)
-    return _draw(jnp.where(logits >= least, logits, -jnp.inf), rng, 1.0)
+  def numbers(self) -> Mapping[str, Any]:
+    return {'temperature': self.temperature, 'top_p': self.p}
 
 
-def _draw(logits: jax.Array, rng: jax.Array, temperature: float) -> jax.Array:
-  """A draw in float32; at temperature 0 the maximum."""
-  if temperature == 0:
-    return jnp.argmax(logits, axis=-1)
-  scaled = logits.astype(jnp.float32) / temperature
-  return jax.random.categorical(rng, scaled, axis=-1)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinP(Stage):
+  """A draw from all tokens near the likeliest (https://arxiv.org/abs/2407.01082).
+
+  Attributes:
+    p: Tokens below this part of the largest probability are out.
+    temperature: See `RandomSampling`; applied before tokens are chosen.
+  """
+
+  p: float = 0.05
+  temperature: float = 1.0
+
+  def __post_init__(self):
+    _at_least(0, temperature=self.temperature)
+    _check_probability(self.p)
+
+  def numbers(self) -> Mapping[str, Any]:
+    return {'temperature': self.temperature, 'min_p': self.p}
 
 
-def _check_temperature(temperature: float) -> None:
-  if temperature < 0:
-    raise ValueError(f'temperature={temperature} is below 0. 0 is greedy.')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Penalties(Stage):
+  """Makes tokens less likely that came before. Combine it in a `Chain`.
+
+  Attributes:
+    repetition: Scores of tokens in the prompt or the answer are divided by it
+      if positive, and multiplied if negative (https://arxiv.org/abs/1909.05858).
+      1 changes nothing.
+    frequency: Subtracted once for each time that a token is in the answer.
+    presence: Subtracted once if a token is in the answer.
+  """
+
+  repetition: float = 1.0
+  frequency: float = 0.0
+  presence: float = 0.0
+
+  def __post_init__(self):
+    if self.repetition <= 0:
+      raise ValueError(f'repetition={self.repetition} must be above 0.')
+
+  def numbers(self) -> Mapping[str, Any]:
+    return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitBias(Stage):
+  """Adds to the scores of some tokens. Combine it in a `Chain`.
+
+  Attributes:
+    bias: What to add, by token id.
+  """
+
+  bias: Mapping[int, float]
+
+  def numbers(self) -> Mapping[str, Any]:
+    return {'bias': self.bias}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Stage):
+  """Several methods as one, in whatever order.
+
+  ```python
+  >>> from gemma import gm
+  >>> sampling = gm.text.Chain([
+  ...   gm.text.Penalties(repetition=1.1),
+  ...   gm.text.TopkSampling(k=64, temperature=0.8),
+  ...   gm.text.TopPSampling(p=0.95),
+  ... ])
+
+  ```
+
+  Attributes:
+    methods: The methods. One of them may be of your own: it picks the token
+      from what the others leave. No two may set the same thing differently.
+  """
+
+  methods: Sequence[SamplingMethod]
+
+  def __post_init__(self):
+    if not self.methods:
+      raise ValueError('Chain([]) is empty. Give it at least one method.')
+    if len(self.own) > 1:
+      raise ValueError(f'{self.own} would each pick the token. Keep one.')
+    self.numbers()  # Raises if two methods disagree.
+
+  @property
+  def own(self) -> tuple[SamplingMethod, ...]:
+    """Methods that are not of this library."""
+    nested = [m.own if isinstance(m, Chain) else (m,) for m in self.methods]
+    return tuple(m for ms in nested for m in ms if not isinstance(m, Stage))
+
+  def numbers(self) -> Mapping[str, Any]:
+    out: dict[str, Any] = {}
+    for method in self.methods:
+      numbers = method.numbers() if isinstance(method, Stage) else {}
+      for name, value in numbers.items():
+        default = _settings.DEFAULTS[name]
+        if out.get(name, default) not in (default, value) and value != default:
+          raise ValueError(
+            f'{name} is both {out[name]} and {value} in {self.methods}. '
+            'Set it once.'
+          )
+        out[name] = out.get(name, value) if value == default else value
+    return out
+
+
+def resolve(
+  sampling: SamplingMethod | Sequence[SamplingMethod], rows: int
+) -> tuple[list[_settings.Numbers], SamplingMethod | None]:
+  """What methods set for each row, and a method of the user's own if any.
+
+  Args:
+    sampling: One method for all rows, or one for each.
+    rows: Rows of the batch.
+
+  Raises:
+    ValueError: If there are not as many methods as rows, or rows have
+      different methods of the user's own.
+  """
+  methods = [sampling] * rows
+  if not isinstance(sampling, SamplingMethod):
+    methods = [*sampling]
+  if len(methods) != rows:
+    raise ValueError(f'{len(methods)} sampling methods for {rows} prompts.')
+  own = [_own(method) for method in methods]
+  if any(method != own[0] for method in own):
+    raise ValueError(
+      f'Rows cannot have different methods of your own: {own}. Those of this '
+      'library may differ.'
+    )
+  numbers = [m.numbers() if isinstance(m, Stage) else {} for m in methods]
+  return numbers, own[0]
+
+
+def _own(method: SamplingMethod) -> SamplingMethod | None:
+  if isinstance(method, Chain):
+    return next(iter(method.own), None)
+  return None if isinstance(method, Stage) else method
+
+
+def _at_least(least: float, **fields: float) -> None:
+  for name, value in fields.items():
+    if not value >= least:
+      raise ValueError(
+        f'{name}={value} is below {least}.'
+        + (' 0 is greedy.' if name == 'temperature' else '')
+      )
+
+
+def _check_probability(p: float) -> None:
+  if not 0 < p <= 1:
+    raise ValueError(f'p={p} is not a probability above 0.')

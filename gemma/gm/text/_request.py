@@ -1,0 +1,120 @@
+"""What one call of a sampler asks for."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gemma.gm.text import _grammar
+from gemma.gm.text import _sampling
+from gemma.gm.text import _settings
+from gemma.gm.text import _state
+from gemma.gm.text import _step
+
+
+class Guide:
+  """Holds the answer of one row to a grammar."""
+
+  def __init__(self, grammar: _grammar.Grammar):
+    """Starts before the first token.
+
+    Args:
+      grammar: What the answer must be.
+    """
+    self._matcher = grammar.start()
+    self._count = 0
+
+  def follow(self, tokens: np.ndarray) -> None:
+    """Takes note of the tokens of the answer so far."""
+    for token in tokens[self._count :].tolist():
+      self._matcher.accept(token)
+    self._count = len(tokens)
+
+  def allowed(self) -> np.ndarray:
+    """Tokens that may come next, `bool[V]`."""
+    return self._matcher.allowed()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What one call asks for.
+
+  Attributes:
+    rows: Tokens of each prompt.
+    keys: The random stream of each row.
+    numbers: What sampling methods set for each row.
+    limit: Tokens to sample for each row.
+    method: A sampling method of the user's own.
+    penalizes: Whether any row of the call has a penalty.
+    biased: Whether any row of the call has a bias.
+    logprobs: Alternatives to record of each token; None records nothing.
+    hidden_states: Whether to record hidden states.
+    logits_mask: A user's function, see `Program`.
+    guides: What holds each row to a schema; empty without one.
+    sharding: Where the batch lies.
+  """
+
+  rows: list[list[int]]
+  keys: jax.Array
+  numbers: list[_settings.Numbers]
+  limit: int
+  method: _sampling.SamplingMethod | None = None
+  penalizes: bool = False
+  biased: bool = False
+  logprobs: int | None = None
+  hidden_states: bool = False
+  logits_mask: _step.LogitsMask | None = None
+  guides: Sequence[Guide] = ()
+  sharding: Any = None
+
+  def take(self, index: Sequence[int]) -> 'Request':
+    """The same for some of the rows."""
+    return dataclasses.replace(
+      self,
+      rows=[self.rows[i] for i in index],
+      keys=self.keys[np.asarray(index)],
+      numbers=[self.numbers[i] for i in index],
+      guides=[self.guides[i] for i in index] if self.guides else (),
+    )
+
+  def follow(self, state: _state.SamplingState) -> None:
+    """Tells the guides what was sampled since they were last told."""
+    if self.guides:
+      rows, counts = jax.device_get((state.predicted_tokens, state.count))
+      for guide, row, count in zip(self.guides, rows, counts, strict=True):
+        guide.follow(row[:count])
+
+  def rules(self, rules: _step.Rules) -> _step.Rules:
+    """Roles of tokens, with what the guides allow next."""
+    if not self.guides:
+      return rules
+    banned = np.asarray(rules.banned)
+    allowed = np.zeros((len(self.guides), banned.size), bool)
+    for row, guide in zip(allowed, self.guides, strict=True):
+      mask = guide.allowed()
+      row[: len(mask)] = mask
+      if not np.any(row & ~banned):
+        raise ValueError(
+          'All tokens that the schema allows next are forbidden. Take '
+          f'{np.flatnonzero(row)[:8].tolist()} out of forbidden_tokens.'
+        )
+    return rules.replace(allowed=jnp.asarray(allowed))
+
+
+def contexts(
+  request: Request, last_state: _state.SamplingState | None
+) -> list[list[int]]:
+  """Every token of each row: what came before, and the prompt."""
+  if last_state is None:
+    return request.rows
+  past = last_state.contexts()
+  if len(past) != len(request.rows):
+    raise ValueError(
+      f'{len(request.rows)} prompts cannot follow a last_state of {len(past)} '
+      'rows.'
+    )
+  both = zip(past, request.rows, strict=True)
+  return [before + row for before, row in both]

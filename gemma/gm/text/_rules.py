@@ -1,0 +1,72 @@
+"""Which tokens are never sampled, and which end a text."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from gemma.gm.nn import _config
+from gemma.gm.text import _state
+from gemma.gm.text import _step
+from gemma.gm.text import _tokenizer
+
+Tokens = Sequence[str | int] | None
+
+
+def make_rules(
+  tokenizer: _tokenizer.Tokenizer,
+  config: _config.TransformerConfig,
+  *,
+  forbidden: Tokens,
+  stops: Tokens,
+) -> _step.Rules:
+  """Roles of tokens.
+
+  Args:
+    tokenizer: The vocabulary, with its own forbidden tokens and end tags.
+    config: The model's table.
+    forbidden: Tokens that are never sampled besides.
+    stops: Tokens that end a text besides.
+
+  Raises:
+    ValueError: If one is not a single token, or outside of the table.
+  """
+  special, size = tokenizer.special_tokens, config.num_embed
+  real = min(tokenizer.vocab_size, config.vocab_size or size)
+  banned = np.arange(size) >= real  # Rows of the table without a token.
+  banned[[_state.PAD, *_ids(tokenizer, forbidden, size)]] = True
+  # A small model may have no row for an image token.
+  banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
+  ends = [special.EOS, special.END_OF_TURN]
+  # A call of a tool ends the model's turn too, where the vocabulary has one.
+  tool = special.__members__.get('BEGIN_OF_TOOL_RESPONSE')
+  if tool is not None and tool - special.CUSTOM not in tokenizer.custom_tokens:
+    ends.append(tool)
+  stopping = np.zeros(size, bool)
+  stopping[[i for i in ends if i < size] + _ids(tokenizer, stops, size)] = True
+  return _step.Rules(banned=jnp.asarray(banned), stops=jnp.asarray(stopping))
+
+
+def _ids(tokenizer: _tokenizer.Tokenizer, tokens: Tokens, size: int):
+  if isinstance(tokens, str):
+    raise ValueError(f'{tokens!r} is one string. Give a list of tokens.')
+  return [_single_id(tokenizer, token, size) for token in tokens or ()]
+
+
+def _single_id(
+  tokenizer: _tokenizer.Tokenizer, token: str | int, size: int
+) -> int:
+  if not isinstance(token, str):
+    if not 0 <= token < size:
+      raise ValueError(
+        f'Stop or forbidden token {token} is outside of the table of {size} '
+        'rows.'
+      )
+    return int(token)
+  ids = tokenizer.encode(token)
+  if len(ids) != 1:
+    raise ValueError(
+      f'Stop and forbidden tokens must map to single token ids; {token!r} is '
+      f'{tokenizer.split(token)}.'
+    )
+  return ids[0]

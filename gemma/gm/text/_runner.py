@@ -1,0 +1,384 @@
+"""The host's side of sampling: room for tokens, and when to look at them."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
+import time
+from typing import Any
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gemma.gm.nn import _transformer
+from gemma.gm.text import _decode
+from gemma.gm.text import _drafts
+from gemma.gm.text import _prefix_cache
+from gemma.gm.text import _prompt
+from gemma.gm.text import _request
+from gemma.gm.text import _settings
+from gemma.gm.text import _state
+from gemma.gm.text import _step
+
+PAD = _state.PAD
+OnFull = Literal['error', 'stop', 'roll']
+
+_CAPACITY = 512  # The smallest cache; it grows by doubling.
+_SHARED = 32  # A common prefix is kept from so many new tokens on.
+_ANSWER = 256  # Tokens of an answer that the first cache has room for.
+# A stream looks at the device about this often, in seconds.
+_STREAM_INTERVAL = 0.05
+_STREAM_STEPS = 64  # And at least after so many tokens.
+_WHOLE = 1 << 30  # Passes of the model when nobody looks in between.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runner:
+  """A model, and the memory that sampling may take.
+
+  Attributes:
+    model: The model.
+    params: Its parameters.
+    rules: Roles of tokens.
+    cache_length: Most tokens of a row.
+    on_full: What to do when a row has as many.
+    buckets: Sizes of a chunk of a prompt.
+    max_out_length: Tokens that an answer may have.
+    draft: Who guesses tokens ahead.
+    prefix_cache: Keeps prompts for later calls.
+  """
+
+  model: _transformer.Transformer
+  params: Mapping[str, Any]
+  rules: _step.Rules
+  cache_length: int
+  on_full: OnFull
+  buckets: tuple[int, ...] | None
+  max_out_length: int
+  draft: _drafts.Draft | None = None
+  prefix_cache: _prefix_cache.PrefixCache | None = None
+
+  def capacity(self, tokens: int) -> int:
+    """The size of cache for so many tokens: few sizes, few compilations."""
+    size = _CAPACITY
+    while size < tokens:
+      size *= 2
+    return min(size, self.cache_length)
+
+  def begin(
+    self,
+    request: _request.Request,
+    last_state: _state.SamplingState | None = None,
+    *,
+    capacity: int = 0,
+  ) -> tuple[_state.SamplingState, list[int]]:
+    """Puts prompts into a cache, and samples the first token of each row.
+
+    Args:
+      request: The prompts.
+      last_state: What they follow; stays intact.
+      capacity: Least capacity of the cache.
+
+    Returns:
+      The state, and how many tokens of each row did not have to be computed.
+
+    Raises:
+      ValueError: If a prompt does not fit.
+    """
+    contexts, dropped = self._fitting(_request.contexts(request, last_state))
+    room = max(map(len, contexts)) + min(request.limit, _ANSWER)
+    capacity = max(capacity, self.capacity(min(room, self.cache_length)))
+    if last_state is not None and not any(dropped):
+      known = np.asarray(last_state.cache.length).tolist()
+      kept = _prefix_cache.Caches(last_state.cache, last_state.draft_cache)
+      capacity = max(capacity, kept.model.cache_length)
+      caches = jax.tree.map(jnp.copy, kept).grow(capacity)
+    else:
+      caches, known = self._known(contexts, capacity, request.sharding)
+    caches, ahead = self._fill(
+      caches,
+      [row[n:] for row, n in zip(contexts, known, strict=True)],
+      request.sharding,
+    )
+    if self.prefix_cache is not None and len(contexts) == 1:
+      self.prefix_cache.store(contexts[0], caches)
+    state = self._new_state(request, contexts, dropped, caches)
+    rules = request.rules(self.rules)
+    state = _decode.start(state, ahead, rules, program=self._program(request))
+    return state, known
+
+  def run(
+    self,
+    state: _state.SamplingState,
+    request: _request.Request,
+    *,
+    often: bool,
+  ) -> Iterator[_state.SamplingState]:
+    """States on the way to the last one; only that one unless `often`.
+
+    A state is good until the next one: its buffers are reused.
+    """
+    steps = 1 if often else _WHOLE
+    if often:
+      yield state
+    while self.unfinished(state):
+      request.follow(state)
+      began = time.monotonic()
+      state = self.advance(state, request, 1 if request.guides else steps)
+      if often:
+        jax.block_until_ready(state.count)
+        steps = _next_steps(steps, time.monotonic() - began)
+        yield state
+    if not often:
+      yield state
+
+  def advance(
+    self,
+    state: _state.SamplingState,
+    request: _request.Request,
+    steps: int = _WHOLE,
+    *,
+    most_idle: int | None = None,
+  ) -> _state.SamplingState:
+    """Decodes on, and makes room for rows that have none left.
+
+    Args:
+      state: From `begin`, or from here; its buffers are reused.
+      request: What was asked for.
+      steps: Most passes of the model.
+      most_idle: Go on only while at most so many rows are idle.
+
+    Raises:
+      ValueError: If a row is full and `on_full` is `error`.
+    """
+    rows = state.done.shape[0]
+    state = _decode.decode(
+      self.params,
+      getattr(self.draft, 'params', None),
+      state,
+      request.rules(self.rules),
+      jnp.int32(steps),
+      jnp.bool_(self.can_grow(state)),
+      jnp.int32(rows if most_idle is None else most_idle),
+      program=self._program(request),
+    )
+    stuck = np.flatnonzero(state.live & state.full)
+    if not stuck.size or not self.can_grow(state):
+      return state
+    capacity = state.cache.cache_length
+    if capacity < self.cache_length:
+      return state.grow(self.capacity(capacity + 1))
+    if self.on_full == 'error':
+      row = int(stuck[0])
+      raise ValueError(
+        f'Row {row} filled the cache of {capacity} tokens after '
+        f'{int(state.count[row])} sampled ones. Raise cache_length, lower '
+        "max_new_tokens, or choose on_full='stop' or 'roll'."
+      )
+    return self._roll(state, stuck)
+
+  def warmup(self, request: _request.Request, max_length: int) -> None:
+    """Runs every shape up to a length once.
+
+    Args:
+      request: Prompts of one token.
+      max_length: Tokens of a row.
+    """
+    rows = len(request.rows)
+    capacity, last = 0, self.capacity(max_length)
+    while capacity < last:
+      capacity = self.capacity(capacity + 1)
+      for size in self.buckets or ():
+        nothing = jnp.zeros((rows, size), jnp.int32)
+        caches = self._empty(rows, capacity, request.sharding)
+        self._prefill(caches, nothing)
+      state, _ = self.begin(request, capacity=capacity)
+      self.advance(state, request, 1)
+
+  def unfinished(self, state: _state.SamplingState) -> bool:
+    """Whether any row is to go on, and can."""
+    waiting = state.live if self.can_grow(state) else state.live & ~state.full
+    return bool(jnp.any(waiting))
+
+  def can_grow(self, state: _state.SamplingState) -> bool:
+    """Whether something is done about a full row."""
+    return (
+      self.on_full != 'stop' or state.cache.cache_length < self.cache_length
+    )
+
+  def _fitting(
+    self, contexts: list[list[int]]
+  ) -> tuple[list[list[int]], list[int]]:
+    """Contexts that fit into the cache, and how many tokens each has lost."""
+    longest = max(range(len(contexts)), key=lambda i: len(contexts[i]))
+    length = len(contexts[longest])
+    if length > self.cache_length and self.on_full != 'roll':
+      raise ValueError(
+        f'Row {longest} has {length} tokens, but the cache holds '
+        f'{self.cache_length}. Shorten the prompt, raise cache_length, or '
+        "choose on_full='roll' to drop the oldest tokens."
+      )
+    fitting = [
+      self._cut(context) if len(context) > self.cache_length else context
+      for context in contexts
+    ]
+    both = zip(contexts, fitting, strict=True)
+    return fitting, [len(old) - len(new) for old, new in both]
+
+  def _cut(self, context: list[int]) -> list[int]:
+    """A context without its middle: the first token, and the newest half."""
+    keep = max(1, self.cache_length // 2)
+    return context[:1] + context[-keep:][: len(context) - 1]
+
+  def _roll(
+    self, state: _state.SamplingState, stuck: np.ndarray
+  ) -> _state.SamplingState:
+    """Drops the oldest tokens of full rows, and computes the others anew."""
+    contexts = state.contexts()
+    for row in stuck.tolist():
+      kept = self._cut(contexts[row])
+      # The newest token is sampled, but not in the cache.
+      caches, _ = self._fill(
+        self._empty(1, state.cache.cache_length), [kept[:-1]], None
+      )
+      lost = len(contexts[row]) - len(kept)
+      old = _state.take_rows(state, [row])
+      new = old.replace(
+        cache=caches.model,
+        draft_cache=caches.draft,
+        context=_padded([kept], state.context.shape[1]),
+        dropped=old.dropped + lost,
+      )
+      state = _state.put_rows(state, [row], new)
+    return state
+
+  def _empty(
+    self, rows: int, capacity: int, sharding: Any = None
+  ) -> _prefix_cache.Caches:
+    """Caches without a token."""
+
+    def empty(model: Any, params: Any) -> Any:
+      return model.init_cache(
+        batch_size=rows,
+        dtype=params['embedder']['input_embedding'].dtype,
+        cache_length=capacity,
+        lookahead=self.draft.num_tokens if self.draft else 0,
+        sharding=sharding,
+      )
+
+    cache = empty(self.model, self.params)
+    if not isinstance(self.draft, _drafts.DraftModel):
+      return _prefix_cache.Caches(cache)
+    draft = empty(self.draft.model, self.draft.params)
+    return _prefix_cache.Caches(cache, draft)
+
+  def _known(
+    self, contexts: list[list[int]], capacity: int, sharding: Any
+  ) -> tuple[_prefix_cache.Caches, list[int]]:
+    """Caches that hold what the contexts share, if prompts are kept."""
+    rows = len(contexts)
+    if self.prefix_cache is None:
+      return self._empty(rows, capacity, sharding), [0] * rows
+    self.prefix_cache.bind(self.params)
+    # The last token is always computed: what follows is predicted from it.
+    shared = _prefix_cache.common_prefix(contexts)
+    shared = min(shared, min(map(len, contexts)) - 1)
+    first = contexts[0][:shared]
+    known, caches, common = self.prefix_cache.find(first)
+    if caches is None:
+      caches = self._empty(1, capacity, sharding)
+    capacity = max(capacity, caches.model.cache_length)
+    caches = _state.take_rows(caches.grow(capacity), [0])  # To be filled.
+    # What others begin with too is kept on its own.
+    wanted = common if rows == 1 else shared
+    if wanted - known >= _SHARED:
+      caches, _ = self._fill(caches, [first[known:wanted]], sharding)
+      self.prefix_cache.store(first[:wanted], caches)
+      known = wanted
+    return _state.take_rows(caches, [0] * rows), [known] * rows
+
+  def _fill(
+    self,
+    caches: _prefix_cache.Caches,
+    rows: list[list[int]],
+    sharding: Any,
+  ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
+    """Feeds tokens to the model, and to the draft model if there is one."""
+    return self._prefill(
+      caches, _transformer.place(_prompt.pad(rows), sharding)
+    )
+
+  def _prefill(
+    self, caches: _prefix_cache.Caches, tokens: Any
+  ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
+    cache, ahead = _decode.prefill(
+      self.model, self.params, tokens, caches.model, buckets=self.buckets
+    )
+    draft = caches.draft
+    if draft is not None:
+      assert isinstance(self.draft, _drafts.DraftModel)
+      draft, _ = _decode.prefill(
+        self.draft.model,
+        self.draft.params,
+        tokens,
+        draft,
+        buckets=self.buckets,
+      )
+    return _prefix_cache.Caches(cache, draft), ahead
+
+  def _new_state(
+    self,
+    request: _request.Request,
+    contexts: list[list[int]],
+    dropped: list[int],
+    caches: _prefix_cache.Caches,
+  ) -> _state.SamplingState:
+    """The state behind the prompts, before the first token."""
+    rows, size = len(contexts), self.model.config.num_embed
+    capacity = caches.model.cache_length
+    seen = None
+    if request.penalizes:
+      seen = _settings.Seen.of_prompts(contexts, size)
+    return _state.SamplingState(
+      count=jnp.zeros(rows, jnp.int32),
+      limit=jnp.full(rows, request.limit, jnp.int32),
+      done=jnp.zeros(rows, bool),
+      last_token=jnp.zeros(rows, jnp.int32),
+      predicted_tokens=jnp.zeros((rows, self.max_out_length), jnp.int32),
+      context=_padded(contexts, capacity + 1),
+      dropped=jnp.asarray(dropped, jnp.int32),
+      cache=caches.model,
+      rng=request.keys,
+      settings=_settings.stack(request.numbers, size, biased=request.biased),
+      seen=seen,
+      trace=_state.Trace.empty(
+        rows,
+        self.max_out_length,
+        logprobs=request.logprobs,
+        hidden=self.model.config.embed_dim if request.hidden_states else None,
+      ),
+      draft_cache=caches.draft,
+    )
+
+  def _program(self, request: _request.Request) -> _step.Program:
+    return _step.Program(
+      model=self.model,
+      method=request.method,
+      logits_mask=request.logits_mask,
+      draft=_drafts.drafter(self.draft),
+    )
+
+
+def _next_steps(steps: int, seconds: float) -> int:
+  """Passes until a stream looks again."""
+  per_step = max(seconds, 1e-6) / steps
+  return max(1, min(int(_STREAM_INTERVAL / per_step), _STREAM_STEPS))
+
+
+def _padded(rows: list[list[int]], length: int) -> jax.Array:
+  """Rows as `int32[B, length]`."""
+  out = np.full((len(rows), length), PAD, np.int32)
+  for i, row in enumerate(rows):
+    out[i, : len(row)] = row
+  return jnp.asarray(out)

@@ -1,0 +1,61 @@
+"""Answers piece by piece."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from gemma.gm.text import _detokenizer
+from gemma.gm.text import _output
+from gemma.gm.text import _state
+from gemma.gm.text import _tokenizer
+
+
+def pieces(
+  states: Iterator[_state.SamplingState],
+  tokenizer: _tokenizer.Tokenizer,
+  *,
+  batched: bool,
+) -> Iterator[_output.SamplerOutput]:
+  """The text of each step, without splitting a character.
+
+  Args:
+    states: States on the way.
+    tokenizer: The vocabulary.
+    batched: Whether to give a list with a piece for each row.
+  """
+  seen = np.zeros(0, np.int32)
+  rows: list[_detokenizer.Detokenizer] = []
+  for state in states:
+    predicted, counts = jax.device_get((state.predicted_tokens, state.count))
+    if not rows:
+      rows = [_detokenizer.Detokenizer(tokenizer) for _ in counts]
+      seen = np.zeros_like(counts)
+    for step in range(int(np.max(counts - seen))):
+      new = [
+        p[n + step : n + step + 1].tolist() if n + step < count else []
+        for p, n, count in zip(predicted, seen, counts, strict=True)
+      ]
+      texts = [
+        ''.join(map(row.add, ids)) for row, ids in zip(rows, new, strict=True)
+      ]
+      yield _piece(texts, new, predicted, state, batched)
+    seen = counts
+  rest = [row.flush() for row in rows]
+  if any(rest):
+    yield _piece(rest, [[] for _ in rest], predicted, state, batched)
+
+
+def _piece(
+  texts: list[str],
+  new: list[list[int]],
+  predicted: np.ndarray,
+  state: _state.SamplingState,
+  batched: bool,
+) -> _output.SamplerOutput:
+  return _output.SamplerOutput(
+    text=texts if batched else texts[0],
+    tokens=predicted if batched else predicted[0],
+    token_ids=new if batched else new[0],
+    kept_state=state,
+  )
