@@ -17,6 +17,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._special_tokens import SpecialTokens as SpecialTokens
   from gemma.gm.text._template import encode_chat as encode_chat
   from gemma.gm.text._tokenizer import Gemma2Tokenizer as Gemma2Tokenizer
+  from gemma.gm.text._tokenizer import Gemma3nTokenizer as Gemma3nTokenizer
   from gemma.gm.text._tokenizer import (
     Gemma3TinyTokenizer as Gemma3TinyTokenizer,
   )
