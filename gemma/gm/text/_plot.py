@@ -9,7 +9,7 @@ import numpy as np
 def plot_logits(logits: Any, tokens: Sequence[str], *, keep_top: int) -> Any:
   """Bars of the most probable tokens; see `Tokenizer.plot_logits`."""
   logits = np.asarray(logits).astype(np.float32)  # bfloat16 has no sorting.
-  if logits.shape[:-1] not in ((), (1,)) or not logits.size:
+  if not logits.size or logits.shape not in ((logits.size,), (1, logits.size)):
     raise ValueError(
       f'logits have shape {logits.shape}, but must be [V] or [1, V]. Give '
       'those of one position, such as logits[0, -1].'
