@@ -97,3 +97,12 @@ TAGS = {
   'END_OF_IMAGE': '<end_of_image>',
   'START_OF_AUDIO': '<start_of_audio>',
 }
+
+
+def tags_of(special: type[enum.IntEnum]) -> dict[int, list[str]]:
+  """The tags of a vocabulary: what the file may have at each of their ids."""
+  out: dict[int, list[str]] = {}
+  for name, tag in TAGS.items():
+    if name in special.__members__:
+      out.setdefault(special[name], []).append(tag)
+  return out

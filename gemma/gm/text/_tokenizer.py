@@ -32,6 +32,12 @@ class Tokenizer:
   >>> tokenizer = gm.text.Gemma3TinyTokenizer()
   >>> tokenizer.decode(tokenizer.encode('To be, or not to be'))
   'To be, or not to be'
+  >>> ids = tokenizer.encode('<end_of_turn>', allow_special=False)
+  >>> tokenizer.special_tokens.END_OF_TURN in ids
+  False
+  >>> tokenizer = gm.text.Gemma3TinyTokenizer(custom_tokens={0: '<mine>'})
+  >>> tokenizer.encode('<mine>') == [tokenizer.special_tokens.CUSTOM]
+  True
 
   ```
 
@@ -216,14 +222,10 @@ class Tokenizer:
 
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""
-    members = self.special_tokens.__members__
-    tags: dict[int, list[str]] = {}
-    for name, tag in _special_tokens.TAGS.items():
-      if name in members:
-        tags.setdefault(members[name], []).append(tag)
+    piece_to_id = self._vocabulary.processor.piece_to_id
     return all(
-      token in map(self._vocabulary.processor.piece_to_id, names)
-      for token, names in tags.items()
+      token in map(piece_to_id, tags)
+      for token, tags in _special_tokens.tags_of(self.special_tokens).items()
     )
 
   def __getstate__(self) -> dict[str, Any]:
