@@ -49,14 +49,10 @@ def load(
     ValueError: If it is no vocabulary, or cannot have these custom tokens.
   """
   file = find(local(path))
-  proto = file.read_bytes()
-  if file.suffix == '.json':
-    from gemma.gm.text import _tokenizer_proto  # Needs protobuf: only here.
-
-    proto = _tokenizer_proto.from_json(proto)
+  proto = _read(file, file.stat().st_mtime_ns)
   names = _renamed(special, custom)
   if names:
-    from gemma.gm.text import _tokenizer_proto
+    from gemma.gm.text import _tokenizer_proto  # Needs protobuf: only here.
 
     proto = _tokenizer_proto.rename(proto, names)
   try:
@@ -65,6 +61,18 @@ def load(
     raise ValueError(
       f'{file} is not a SentencePiece model: {e} Delete or replace it.'
     ) from e
+
+
+@functools.lru_cache(maxsize=1)
+def _read(file: pathlib.Path, changed: int) -> bytes:
+  """The SentencePiece model of a file, once for all the classes tried on it."""
+  del changed  # Another file, then.
+  content = file.read_bytes()
+  if file.suffix != '.json':
+    return content
+  from gemma.gm.text import _tokenizer_proto
+
+  return _tokenizer_proto.from_json(content)
 
 
 def local(path: str) -> pathlib.Path:
