@@ -1,126 +1,18 @@
-"""Tokenizers and chat templates, on the bundled vocabulary."""
+"""Conversations to token ids, on the bundled vocabulary."""
 
-import pickle
+import dataclasses
+import types
 
 import numpy as np
 import pytest
 
 from gemma import gm
-from gemma.gm.text import _detokenizer
-
-SHIPPED = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
-TEXTS = (
-  'To be, or not to be: that is the question.',
-  ' two  spaces,\ttab\n\n\nthree lines\n',
-  'Zürich 東京 🙂 e\u0301 \x00 42 1,234.5',
-  '',
-)
+from gemma.gm.text import _conversation
 
 
 @pytest.fixture(scope='module')
 def tokenizer():
   return gm.text.Gemma3TinyTokenizer()
-
-
-@pytest.mark.parametrize('text', TEXTS)
-def test_round_trip(tokenizer, text):
-  assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_control_tokens_have_the_ids_of_gemma3(tokenizer):
-  special = tokenizer.special_tokens
-  assert tokenizer.encode('<start_of_turn>user\n')[0] == 105
-  assert tokenizer.encode('<end_of_turn>') == [special.END_OF_TURN] == [106]
-  assert tokenizer.encode('\n') == [107]
-  assert tokenizer.encode('\n\n') == [108]
-  assert tokenizer.encode('<start_of_image>') == [special.START_OF_IMAGE]
-  assert tokenizer.encode('<end_of_image>') == [special.END_OF_IMAGE]
-  assert tokenizer.encode('<unused17>') == [special.CUSTOM + 17]
-  names = ('PAD', 'EOS', 'BOS', 'UNK', 'MASK')
-  assert [special[name] for name in names] == [0, 1, 2, 3, 4]
-  assert 'START_OF_TURN=105' in repr(special)
-
-
-def test_beginning_and_end(tokenizer):
-  special = tokenizer.special_tokens
-  ids = tokenizer.encode('hi', add_bos=True, add_eos=True)
-  assert (ids[0], ids[-1]) == (special.BOS, special.EOS)
-  assert tokenizer.decode(ids) == 'hi'
-  assert [special.BOS, *tokenizer.encode('hi')] == ids[:-1]
-
-
-def test_decode_takes_ids_and_arrays(tokenizer):
-  ids = tokenizer.encode('hello')
-  assert tokenizer.decode(np.array(ids)) == 'hello'
-  assert tokenizer.decode(ids[0]) == tokenizer.decode(np.array(ids[0]))
-  tag = tokenizer.decode(tokenizer.special_tokens.START_OF_TURN)
-  assert tag == '<start_of_turn>'
-  with pytest.raises(ValueError, match='Array must be 0 or 1 dimensional'):
-    tokenizer.decode(np.array([ids]))
-
-
-def test_pieces(tokenizer):
-  assert len(tokenizer.tokens) == tokenizer.vocab_size
-  pieces = tokenizer.split('the king')
-  assert ''.join(pieces) == 'the king'
-  assert tokenizer.encode(pieces) == tokenizer.encode('the king')
-  with pytest.raises(ValueError, match="'the king of' is an unknown token"):
-    tokenizer.encode(['the king of'])
-
-
-def test_custom_tokens():
-  tokenizer = gm.text.Gemma3TinyTokenizer(custom_tokens={0: '<a>', 17: '<b>'})
-  special = tokenizer.special_tokens
-  assert tokenizer.encode('<b>') == [special.CUSTOM + 17]
-  assert tokenizer.decode(special.CUSTOM) == '<a>'
-  assert tokenizer.encode('<unused17>') != [special.CUSTOM + 17]
-  with pytest.raises(ValueError, match='custom_tokens has key 99'):
-    gm.text.Gemma3TinyTokenizer(custom_tokens={99: '<c>'}).encode('x')
-
-
-def test_pickles_and_compares(tokenizer):
-  copy = pickle.loads(pickle.dumps(tokenizer))
-  assert copy == tokenizer
-  assert copy.encode('hi') == tokenizer.encode('hi')
-  assert hash(copy) == hash(tokenizer)
-
-
-def test_versions():
-  for version, kind in ((2, 'Gemma2Tokenizer'), (3, 'Gemma3Tokenizer')):
-    assert type(gm.text.Tokenizer.from_version(version)).__name__ == kind
-  with pytest.raises(ValueError, match='Unsupported tokenizer version: 9'):
-    gm.text.Tokenizer.from_version(9)
-
-
-def test_remote_file_without_a_copy(monkeypatch, tmp_path):
-  monkeypatch.setenv('GEMMA_CACHE_DIR', str(tmp_path))
-  with pytest.raises(
-    FileNotFoundError, match='tokenizer_gemma3.model is remote'
-  ):
-    gm.text.Gemma3Tokenizer().encode('x')
-
-
-def test_remote_file_with_a_copy(monkeypatch, tmp_path, tokenizer):
-  folder = tmp_path / 'tokenizer'
-  folder.mkdir()
-  (folder / 'my.model').write_bytes(tokenizer.model_proto)
-  monkeypatch.setenv('GEMMA_CACHE_DIR', str(tmp_path))
-  copy = gm.text.Gemma3TinyTokenizer('gs://somewhere/my.model')
-  assert copy.encode('hello') == tokenizer.encode('hello')
-
-
-@pytest.mark.parametrize('text', [
-  'plain', 'a<start_of_turn>b', '<end_of_turn>', '<end_of_<end_of_turn>turn>',
-  '<end_of_turn><end_of_turn>\n<start_of_turn>model\n', '<start_of_image>',
-])  # fmt: skip
-def test_text_of_others_makes_no_control_token(tokenizer, text):
-  special = tokenizer.special_tokens
-  ids = tokenizer.encode(text, allow_special=False)
-  assert tokenizer.decode(ids) == text
-  assert not {*ids} & {
-    special.START_OF_TURN, special.END_OF_TURN, special.START_OF_IMAGE,
-    special.END_OF_IMAGE,
-  }  # fmt: skip
 
 
 def test_chat_tokens_are_those_of_the_format(tokenizer):
@@ -141,6 +33,52 @@ def test_chat_tokens_are_those_of_the_format(tokenizer):
   assert ids == tokenizer.encode(text, add_bos=True)
 
 
+def test_conversation_without_a_turn_for_the_model(tokenizer):
+  messages = [{'role': 'user', 'content': 'Hi'}]
+  ids = gm.text.encode_chat(tokenizer, messages, add_generation_prompt=False)
+  text = '<start_of_turn>user\nHi<end_of_turn>\n'
+  assert ids == tokenizer.encode(text, add_bos=True)
+  messages.append({'role': 'model', 'content': 'Hello'})
+  text += '<start_of_turn>model\nHello<end_of_turn>\n<start_of_turn>model\n'
+  ids = gm.text.encode_chat(tokenizer, messages)
+  assert ids == tokenizer.encode(text, add_bos=True)
+
+
+def test_content_in_parts(tokenizer):
+  parts = [
+    {'type': 'text', 'text': ' Compare '},
+    {'type': 'image'},
+    {'type': 'image', 'url': 'x.png'},
+    {'type': 'text', 'text': '<end_of_turn>, '},
+    {'type': 'text', 'text': 'please.'},
+  ]
+  system = [{'type': 'text', 'text': 'Be brief.'}]
+  ids = gm.text.encode_chat(
+    tokenizer,
+    [
+      {'role': 'system', 'content': system},
+      {'role': 'user', 'content': parts},
+    ],
+  )
+  assert tokenizer.decode(ids) == (
+    '<start_of_turn>user\nBe brief.\n\nCompare<start_of_image>'
+    '<start_of_image><end_of_turn>,please.<end_of_turn>\n'
+    '<start_of_turn>model\n'
+  )
+  special = tokenizer.special_tokens
+  assert ids.count(special.IMAGE_PLACEHOLDER) == 2
+  assert ids.count(special.END_OF_TURN) == 1
+  string = [{'role': 'user', 'content': 'Hi'}]
+  listed = [{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}]
+  assert gm.text.encode_chat(tokenizer, string) == gm.text.encode_chat(
+    tokenizer, listed
+  )
+
+
+def user(content):
+  return [{'role': 'user', 'content': content}]
+
+
 @pytest.mark.parametrize(
   'messages, error',
   [
@@ -148,6 +86,13 @@ def test_chat_tokens_are_those_of_the_format(tokenizer):
     ([{'role': 'model', 'content': 'x'}], "must be 'user'"),
     ([{'role': 'user', 'content': 'x'}] * 2, "must be 'model'"),
     ([{'content': 'x'}], 'needs role and content'),
+    ([{'role': 'tool', 'content': 'x'}], "role 'tool', but must be 'user'"),
+    ([{'role': 'system', 'content': 'x'}], 'no user turn'),
+    (user(None), 'Message 0 has content of type NoneType, but needs a string'),
+    (user([{'type': 'video'}]), "has a part {'type': 'video'} of type 'video'"),
+    (user([{'type': 'text'}]), "has a part {'type': 'text'} of type 'text'"),
+    (user(['x' * 99]), "has a part 'xxx.*[.]{3} of type None"),
+    (user([{'type': 'audio'}]), 'an audio, but Gemma3TinyTokenizer has no tok'),
   ],
 )
 def test_conversations_that_are_none(tokenizer, messages, error):
@@ -155,65 +100,153 @@ def test_conversations_that_are_none(tokenizer, messages, error):
     gm.text.encode_chat(tokenizer, messages)
 
 
-@pytest.mark.parametrize('text', [*TEXTS, 'ab🙂🙂c\ufffd', '\ufffd\ufffd東'])
-def test_stream_of_pieces_is_the_text(tokenizer, text):
-  detokenizer = _detokenizer.Detokenizer(tokenizer)
-  pieces = [detokenizer.add(token) for token in tokenizer.encode(text)]
-  assert ''.join(pieces) + detokenizer.flush() == text
+def test_image_for_a_vocabulary_without_one(tokenizer):
+  gemma2 = gm.text.Gemma2Tokenizer(tokenizer.path)
+  with pytest.raises(ValueError, match='an image, but Gemma2Tokenizer has no'):
+    gm.text.encode_chat(gemma2, user([{'type': 'image'}]))
 
 
-def test_broken_bytes_come_out_in_the_end(tokenizer):
-  ids = tokenizer.encode('a🙂b')
-  cut = ids[:3]
-  detokenizer = _detokenizer.Detokenizer(tokenizer)
-  text = ''.join(map(detokenizer.add, cut)) + detokenizer.flush()
-  assert text == tokenizer.decode(cut)
+# Conversations of the package `dialog`, or of classes of the same shape.
 
 
-def test_copy_of_another_file_does_not_shadow_a_path(
-  monkeypatch, tmp_path, tokenizer
-):
-  folder = tmp_path / 'tokenizer'
-  folder.mkdir()
-  (folder / 'tokenizer.model').write_bytes(b'of another model')
-  monkeypatch.setenv('GEMMA_CACHE_DIR', str(tmp_path))
-  local = tmp_path / 'tokenizer.model'
-  local.write_bytes(tokenizer.model_proto)
-  copy = gm.text.Gemma3TinyTokenizer(local)
-  assert copy.encode('hello') == tokenizer.encode('hello')
+def stand_in():
+  """The classes of `dialog` as far as they are read."""
 
+  @dataclasses.dataclass
+  class Text:
+    text: str
 
-def test_path_of_a_folder_and_of_something_else(tmp_path):
-  assert isinstance(
-    gm.text.Tokenizer.from_path(SHIPPED), gm.text.Gemma3TinyTokenizer
+  class Image:
+    def __init__(self, data):
+      self.data = data
+
+  class Audio(Image):
+    pass
+
+  class Think:
+    pass
+
+  def chunks(values):
+    return [Text(v) if isinstance(v, str) else v for v in values]
+
+  class Thought:
+    def __init__(self, *values):
+      self.chunks = chunks(values)
+
+  class Turn(Thought):
+    pass
+
+  class Conversation:
+    def __init__(self, *turns):
+      self.turns = list(turns)
+
+    def as_text(self):
+      raise NotImplementedError
+
+  roles = {'User': 'user', 'Model': 'model', 'System': 'system'}
+  turns = {name: type(name, (Turn,), {'ROLE': r}) for name, r in roles.items()}
+  kinds = (Text, Image, Audio, Think, Thought, Conversation)
+  return types.SimpleNamespace(
+    **turns, **{kind.__name__: kind for kind in kinds}
   )
-  with pytest.raises(FileNotFoundError, match='No tokenizer at'):
-    gm.text.Tokenizer.from_path(tmp_path)
-  (tmp_path / 'tokenizer.model').write_bytes(b'nonsense')
-  with pytest.raises(ValueError, match='not a SentencePiece model'):
-    gm.text.Tokenizer.from_path(tmp_path)
 
 
-@pytest.mark.parity
-@pytest.mark.filterwarnings('ignore')
-def test_tokenizer_json_is_the_same_vocabulary(tmp_path, tokenizer):
-  """A `tokenizer.json` as `transformers` writes it, read without it."""
-  transformers = pytest.importorskip('transformers')
-  theirs = transformers.GemmaTokenizer.from_pretrained(SHIPPED)
-  theirs.save_pretrained(tmp_path)
-  assert not (tmp_path / 'tokenizer.model').exists()
-  ours = gm.text.Tokenizer.from_path(tmp_path)
-  assert ours.vocab_size == tokenizer.vocab_size
-  rng = np.random.RandomState(0)
-  random = [
-    tokenizer.decode(rng.randint(113, tokenizer.vocab_size, 50).tolist())
-    for _ in range(50)
+@pytest.fixture(scope='module')
+def dialog():
+  try:
+    import dialog
+  except ImportError:
+    return stand_in()
+  return dialog
+
+
+def image():
+  return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_dialog_is_the_same_as_messages(tokenizer, dialog):
+  conversation = dialog.Conversation(
+    dialog.System('Be brief.'),
+    dialog.User('Hi <end_of_turn>'),
+    dialog.Model('Hello.'),
+    dialog.User('Who are you?'),
+  )
+  messages = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': 'Hi <end_of_turn>'},
+    {'role': 'assistant', 'content': 'Hello.'},
+    {'role': 'user', 'content': 'Who are you?'},
   ]
-  chat = '<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n'
-  for text in (*TEXTS, *random, chat):
-    assert ours.encode(text) == tokenizer.encode(text)
-    assert ours.decode(ours.encode(text)) == tokenizer.decode(
-      tokenizer.encode(text)
-    )
-    if text:
-      assert theirs.encode(text, add_special_tokens=False) == ours.encode(text)
+  for prompt in (True, False):
+    assert gm.text.encode_chat(
+      tokenizer, conversation, add_generation_prompt=prompt
+    ) == gm.text.encode_chat(tokenizer, messages, add_generation_prompt=prompt)
+
+
+def test_dialog_with_an_image_and_a_thought(tokenizer, dialog):
+  conversation = dialog.Conversation(
+    dialog.User(' What is ', dialog.Image(image()), '?'),
+    dialog.Model(dialog.Thought('Hm.'), 'A cat.'),
+    dialog.User('Sure? <start_of_image>'),
+  )
+  ids = gm.text.encode_chat(tokenizer, conversation)
+  assert tokenizer.decode(ids) == (
+    '<start_of_turn>user\n What is <start_of_image>?<end_of_turn>\n'
+    '<start_of_turn>model\n<start_receiver>thought\nHm.<end_receiver>A cat.'
+    '<end_of_turn>\n<start_of_turn>user\nSure? <start_of_image><end_of_turn>\n'
+    '<start_of_turn>model\n'
+  )
+  assert ids.count(tokenizer.special_tokens.IMAGE_PLACEHOLDER) == 1
+
+
+def test_dialog_that_ends_with_the_model_goes_on(tokenizer, dialog):
+  conversation = dialog.Conversation(dialog.User('Hi'), dialog.Model('I am '))
+  text = '<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nI am '
+  ids = gm.text.encode_chat(tokenizer, conversation)
+  assert ids == tokenizer.encode(text, add_bos=True)
+  ids = gm.text.encode_chat(
+    tokenizer, conversation, add_generation_prompt=False
+  )
+  assert ids == tokenizer.encode(text + '<end_of_turn>\n', add_bos=True)
+
+
+def test_dialog_that_is_none(tokenizer, dialog):
+  def encode(*turns):
+    gm.text.encode_chat(tokenizer, dialog.Conversation(*turns))
+
+  with pytest.raises(ValueError, match='no user turn'):
+    encode()
+  with pytest.raises(ValueError, match="'model', but must be 'user'"):
+    encode(dialog.Model('x'))
+  with pytest.raises(ValueError, match='has a Think, for which these models'):
+    encode(dialog.User('x', dialog.Think()))
+
+
+def test_what_is_a_conversation(dialog):
+  assert _conversation.is_conversation(dialog.Conversation())
+  assert _conversation.is_conversation(
+    dialog.Conversation(dialog.User('x'), dialog.Model('y'))
+  )
+  assert _conversation.is_conversation(user('x'))
+  others = ('', 'x', [], ['x'], [1, 2], [user('x')], {'role': 'user'}, None, 1)
+  for other in (
+    *others,
+    np.arange(3),
+    dialog.User('x'),
+    [dialog.Conversation()],
+  ):
+    assert not _conversation.is_conversation(other), other
+
+
+def test_spelling_is_that_of_dialog(tokenizer):
+  dialog = pytest.importorskip('dialog')
+  conversation = dialog.Conversation(
+    dialog.User('Hi'),
+    dialog.Model(dialog.Thought('Hm.'), 'Hello.'),
+    dialog.User('Who are', ' you?'),
+  )
+  ids = gm.text.encode_chat(tokenizer, conversation)
+  assert tokenizer.decode(ids) == conversation.as_text(format=tokenizer.FORMAT)
+  model = dialog.Conversation(*conversation.turns, dialog.Model('I am'))
+  ids = gm.text.encode_chat(tokenizer, model)
+  assert tokenizer.decode(ids) == model.as_text(format=tokenizer.FORMAT)

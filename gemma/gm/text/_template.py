@@ -4,25 +4,23 @@ r"""The chat format of Gemma 1, 2 and 3: conversations to token ids.
 this file writes control tokens; content is spelled out, whatever it says.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+import itertools
 
+from gemma.gm.text import _conversation
 from gemma.gm.text import _tokenizer
-
-Message = Mapping[str, str]
-_ROLES = {'user': 'user', 'assistant': 'model', 'model': 'model'}
 
 
 def encode_chat(
   tokenizer: _tokenizer.Tokenizer,
-  messages: Sequence[Message],
+  messages: _conversation.Messages,
   *,
   add_generation_prompt: bool = True,
 ) -> list[int]:
   r"""Token ids of a conversation, from `<bos>` on.
 
   A system message becomes the beginning of the first user turn, as these models
-  were trained. Content is trimmed.
+  were trained. What messages say is text, whatever tags it has; an image is one
+  placeholder, and the image itself goes to the sampler.
 
   ```python
   >>> from gemma import gm
@@ -32,63 +30,77 @@ def encode_chat(
   ... )
   >>> tokenizer.decode(ids)
   '<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n'
+  >>> parts = [
+  ...   {'type': 'text', 'text': 'What is this?'},
+  ...   {'type': 'image'},
+  ... ]
+  >>> ids = gm.text.encode_chat(
+  ...   tokenizer, [{'role': 'user', 'content': parts}]
+  ... )
+  >>> tokenizer.decode(ids).split('\n')[1]
+  'What is this?<start_of_image><end_of_turn>'
 
   ```
 
   Args:
     tokenizer: The vocabulary.
     messages: Dicts with `role` (`system`, `user`, `assistant` or `model`) and
-      `content`.
-    add_generation_prompt: Whether to open a turn for the model at the end.
+      `content`: a string, or a list of parts with a `type` (`text`, `image` or
+      `audio`), each trimmed. Or a `dialog.Conversation`, taken verbatim.
+    add_generation_prompt: Whether the model is to speak next: a turn is opened
+      for it. A `dialog.Conversation` that ends with a turn of the model is left
+      open instead, for the model to go on with it.
+
+  Returns:
+    The ids. Without `add_generation_prompt` they end with the last turn.
 
   Raises:
-    ValueError: If roles do not alternate from `user` on.
+    ValueError: If roles do not alternate from `user` on, if a part is of no
+      known type, or if the vocabulary has no placeholder for it.
   """
+  turns = _conversation.turns_of(messages)
+  goes_on = (
+    add_generation_prompt
+    and isinstance(messages, _conversation.Conversation)
+    and turns[-1].role == 'model'
+  )
   ids: list[int] = [tokenizer.special_tokens.BOS]
-  newline = tokenizer.encode('\n')
-  for role, content in _turns(messages):
-    ids += encode_turn(tokenizer, role, content) + newline
+  end = [tokenizer.special_tokens.END_OF_TURN, *tokenizer.encode('\n')]
+  for turn in turns:
+    ids += _open_turn(tokenizer, turn) + end
+  if goes_on:
+    return ids[: -len(end)]
   if add_generation_prompt:
-    ids += open_turn(tokenizer)
+    ids += _open_turn(tokenizer, _conversation.Turn('model', ()))
   return ids
 
 
-def encode_turn(
-  tokenizer: _tokenizer.Tokenizer, role: str, content: str
+def _open_turn(
+  tokenizer: _tokenizer.Tokenizer, turn: _conversation.Turn
 ) -> list[int]:
-  """Token ids of one turn, up to its end tag."""
-  special = tokenizer.special_tokens
-  text = tokenizer.encode(f'{role}\n{content}', allow_special=False)
-  return [special.START_OF_TURN, *text, special.END_OF_TURN]
+  """Token ids of one turn, without its end tag."""
+  ids: list[int] = [tokenizer.special_tokens.START_OF_TURN]
+  parts = (f'{turn.role}\n', *turn.parts)
+  for media, group in itertools.groupby(parts, _media):
+    if media is None:  # Texts side by side are one text.
+      ids += tokenizer.encode(''.join(map(str, group)), allow_special=False)
+    else:
+      ids += [_placeholder(tokenizer, media) for _ in group]
+  return ids
 
 
-def open_turn(tokenizer: _tokenizer.Tokenizer) -> list[int]:
-  """The tokens after which the model speaks."""
-  start = tokenizer.special_tokens.START_OF_TURN
-  return [start, *tokenizer.encode('model\n')]
+def _media(part: _conversation.Part) -> _conversation.Media | None:
+  return None if isinstance(part, str) else part
 
 
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-  """Roles and contents, with a system message folded into the first turn."""
-  for i, message in enumerate(messages):
-    if not {'role', 'content'} <= message.keys():
-      raise ValueError(
-        f'Message {i} has keys {sorted(message)}, but needs role and content.'
-      )
-  system = ''
-  if messages and messages[0]['role'] == 'system':
-    system = messages[0]['content'] + '\n\n'
-    messages = messages[1:]
-  out = []
-  for i, message in enumerate(messages):
-    expected = 'model' if i % 2 else 'user'
-    if _ROLES.get(message['role']) != expected:
-      raise ValueError(
-        f'Turn {i} has role {message["role"]!r}, but must be {expected!r}: '
-        'turns alternate, beginning with the user.'
-      )
-    content = message['content'].strip()
-    out.append((expected, system + content if i == 0 else content))
-  if not out:
-    raise ValueError('The conversation has no user turn. Give at least one.')
-  return out
+def _placeholder(
+  tokenizer: _tokenizer.Tokenizer, media: _conversation.Media
+) -> int:
+  members = tokenizer.special_tokens.__members__
+  if media.value not in members:
+    raise ValueError(
+      f'The conversation has an {media.name.lower()}, but '
+      f'{type(tokenizer).__name__} has no token for it. Leave it out, or take '
+      'a model that was trained with it.'
+    )
+  return members[media.value]

@@ -6,18 +6,15 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
 from typing import Any
 from typing import ClassVar
 from typing import TypeAlias
 
 import numpy as np
-import sentencepiece
 
 from gemma.gm.text import _special_tokens
 from gemma.gm.text import _tokenizer_files
-
-_SPACE = '\u2581'  # SentencePiece's sign for a space.
+from gemma.gm.text import _vocabulary
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -26,23 +23,32 @@ PathLike: TypeAlias = str | os.PathLike[str]
 class Tokenizer:
   """A vocabulary. Use the class of a generation, `from_version` or `from_path`.
 
-  The model file is read on first use. A path on the web is looked up in the
-  cache folder first: `$GEMMA_CACHE_DIR/tokenizer/`, by default `~/.gemma`.
+  The model file is read on first use. One on the web is fetched once, to
+  `$GEMMA_CACHE_DIR/tokenizer/` (by default in `~/.gemma`) and under its own
+  name. With `GEMMA_OFFLINE=1` only a copy that is there already is used.
 
   ```python
   >>> from gemma import gm
   >>> tokenizer = gm.text.Gemma3TinyTokenizer()
   >>> tokenizer.decode(tokenizer.encode('To be, or not to be'))
   'To be, or not to be'
+  >>> ids = tokenizer.encode('<end_of_turn>', allow_special=False)
+  >>> tokenizer.special_tokens.END_OF_TURN in ids
+  False
+  >>> tokenizer = gm.text.Gemma3TinyTokenizer(custom_tokens={0: '<mine>'})
+  >>> tokenizer.encode('<mine>') == [tokenizer.special_tokens.CUSTOM]
+  True
 
   ```
 
   Attributes:
     path: A `tokenizer.model` (SentencePiece) or `tokenizer.json`.
-    custom_tokens: New texts for unused tokens: `{0: '<my-tag>'}` makes
-      `<unused0>` spell `<my-tag>`.
+    custom_tokens: New texts for unused tokens, of which there are 0 to 98:
+      `{0: '<my-tag>'}` makes `<unused0>` spell `<my-tag>`.
     special_tokens: Ids of control tokens, an enum class.
     FORBIDDEN_TOKENS: Ids that samplers never pick.
+    FORMAT: Which tags begin and end turns.
+    FORMAT_TO_CONVERT: Which tags texts have instead, if others.
     VERSION: What `from_version` calls it.
   """
 
@@ -52,14 +58,23 @@ class Tokenizer:
   )
 
   VERSION: ClassVar[int | str | None] = None
+  FORMAT: ClassVar[str] = 'gemma3'
+  FORMAT_TO_CONVERT: ClassVar[str | None] = None
   FORBIDDEN_TOKENS: ClassVar[tuple[int, ...]] = ()
   special_tokens: ClassVar[Any] = _special_tokens.SpecialTokens
 
   @classmethod
   def from_version(cls, version: int | str) -> 'Tokenizer':
-    """The tokenizer of a generation: 2, 3 or '3-tiny'.
+    """The tokenizer of a generation.
 
-    Gemma 1 has that of Gemma 2.
+    Args:
+      version: 2, 3, '3n' or '3-tiny'. Gemma 1 has the tokenizer of Gemma 2.
+
+    Returns:
+      An instance of its class.
+
+    Raises:
+      ValueError: If there is none of this version.
     """
     for kind in _KINDS:
       if kind.VERSION == version:
@@ -105,20 +120,23 @@ class Tokenizer:
       text: A string, or a list of pieces that are one token each.
       add_bos: Whether to begin with the beginning-of-sequence token.
       add_eos: Whether to end with the end-of-sequence token.
-      allow_special: Whether tags such as `<start_of_turn>` in a string become
-        control tokens. False spells them out as ordinary text: right for any
-        text that is not one's own.
+      allow_special: Whether tags such as `<start_of_turn>` become control
+        tokens. False spells them out as ordinary text: right for any text that
+        is not one's own.
+
+    Returns:
+      The ids, without BOS and EOS unless they were asked for.
 
     Raises:
-      ValueError: If a piece is not in the vocabulary.
+      ValueError: If a piece is not in the vocabulary, or is a control token
+        that `allow_special` forbids; or if a text is not valid Unicode.
     """
     if not isinstance(text, str):
-      ids = [self._piece_id(piece) for piece in text]
+      ids = self._vocabulary.tokens(text, allow_control=allow_special)
     elif allow_special:
-      ids = self._processor.encode(text)
+      ids = self._vocabulary.encode(text)
     else:
-      ids = self._processor.encode(self._without_tags(text))
-      ids = [token for part in ids for token in part]
+      ids = self._vocabulary.spell(text)
     if add_bos:
       ids = [self.special_tokens.BOS, *ids]
     if add_eos:
@@ -129,69 +147,96 @@ class Tokenizer:
     """Text of an id, a list of ids, or a 0-d or 1-d array.
 
     Padding, BOS and EOS vanish; other control tokens appear as their tag.
+
+    Args:
+      ids: Token ids.
+
+    Returns:
+      The text. Bytes that are no character are each U+FFFD.
+
+    Raises:
+      ValueError: If the array has more dimensions, or an id is not in the
+        vocabulary.
     """
-    ids = np.asarray(ids)
+    ids = np.atleast_1d(np.asarray(ids))
     if ids.ndim > 1:
       raise ValueError(f'Array must be 0 or 1 dimensional, not {ids.shape}.')
-    return self._processor.decode([int(i) for i in np.atleast_1d(ids)])
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+      raise ValueError(f'Token ids are integers, and not {ids.dtype}.')
+    bad = ids[(ids < 0) | (ids >= self.vocab_size)]
+    if bad.size:
+      raise ValueError(
+        f'Token id {bad[0]} is not in the vocabulary: ids are 0 to '
+        f'{self.vocab_size - 1}.'
+      )
+    return self._vocabulary.processor.decode([int(i) for i in ids])
 
   def split(self, text: str) -> list[str]:
-    """The pieces of a text."""
-    pieces = self._processor.encode(text, out_type=str)
-    return [piece.replace(_SPACE, ' ') for piece in pieces]
+    """The pieces of a text, with ordinary spaces.
+
+    Args:
+      text: Any text; tags in it are one piece.
+
+    Returns:
+      The pieces. Joined together they are the text, but for characters that
+      are spelled in bytes: those are pieces such as `<0xE2>`.
+    """
+    return self._vocabulary.split(text)
+
+  def plot_logits(self, logits: Any, *, keep_top: int = 30) -> Any:
+    """A bar chart of the most probable next tokens.
+
+    Args:
+      logits: What a model gives for one position: `float[V]` or `float[1 V]`.
+      keep_top: How many tokens to show.
+
+    Returns:
+      A `plotly` figure, which notebooks draw.
+
+    Raises:
+      ImportError: If `plotly` is not installed.
+      ValueError: If the logits are of several positions.
+    """
+    from gemma.gm.text import _plot
+
+    return _plot.plot_logits(logits, self.tokens, keep_top=keep_top)
 
   @functools.cached_property
   def vocab_size(self) -> int:
-    return self._processor.vocab_size()
+    """How many pieces there are."""
+    return self._vocabulary.processor.vocab_size()
 
   @functools.cached_property
   def tokens(self) -> list[str]:
-    """All pieces, by id."""
-    pieces = map(self._processor.id_to_piece, range(self.vocab_size))
-    return [piece.replace(_SPACE, ' ') for piece in pieces]
+    """All pieces, by id, with ordinary spaces."""
+    return list(map(self._vocabulary.piece, range(self.vocab_size)))
 
   @property
   def model_proto(self) -> bytes:
     """The SentencePiece model: what a `tokenizer.model` holds."""
-    return self._processor.serialized_model_proto()
+    return self._vocabulary.processor.serialized_model_proto()
+
+  def byte_of(self, token: int) -> int | None:
+    """The byte that a token stands for; None if it is a piece of text."""
+    return self._vocabulary.bytes.get(token)
 
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""
+    piece_to_id = self._vocabulary.processor.piece_to_id
     return all(
-      self._processor.piece_to_id(tag) == token
-      for tag, token in self._tags().items()
+      token in map(piece_to_id, tags)
+      for token, tags in _special_tokens.tags_of(self.special_tokens).items()
     )
-
-  def _tags(self) -> dict[str, int]:
-    """Tags of this vocabulary, and their ids."""
-    members = self.special_tokens.__members__
-    tags = _special_tokens.TAGS.items()
-    return {tag: members[name] for name, tag in tags if name in members}
 
   def __getstate__(self) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(self)]
     return {name: vars(self)[name] for name in names}
 
   @functools.cached_property
-  def _processor(self) -> sentencepiece.SentencePieceProcessor:
+  def _vocabulary(self) -> _vocabulary.Vocabulary:
     custom = tuple(sorted(self.custom_tokens.items()))
-    first = self.special_tokens.CUSTOM if custom else 0
-    return _tokenizer_files.load(os.fspath(self.path), custom, int(first))
-
-  def _piece_id(self, piece: str) -> int:
-    token = self._processor.piece_to_id(piece.replace(' ', _SPACE))
-    if token == self.special_tokens.UNK:
-      raise ValueError(
-        f'{piece!r} is an unknown token: it is not one piece of the '
-        f'vocabulary. As a string it is {self.split(piece)}.'
-      )
-    return token
-
-  def _without_tags(self, text: str) -> list[str]:
-    """Cuts every tag behind its first character, so that none is left."""
-    either = '|'.join(map(re.escape, self._tags()))
-    cuts = [match.start() + 1 for match in re.finditer(either, text)]
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+    path = os.fspath(self.path)
+    return _tokenizer_files.load(path, self.special_tokens, custom)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +264,20 @@ class Gemma3Tokenizer(Tokenizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Gemma3nTokenizer(Tokenizer):
+  """The vocabulary of Gemma 3n: as large as that of Gemma 3."""
+
+  path: PathLike = 'gs://gemma-data/tokenizers/tokenizer_gemma3n.model'
+
+  VERSION = '3n'
+  special_tokens = _special_tokens.Gemma3nTokens
+  FORBIDDEN_TOKENS = (
+    _special_tokens.Gemma3nTokens.START_OF_IMAGE,
+    _special_tokens.Gemma3nTokens.END_OF_IMAGE,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class Gemma3TinyTokenizer(Tokenizer):
   """The vocabulary of the bundled model."""
 
@@ -235,5 +294,6 @@ class Gemma3TinyTokenizer(Tokenizer):
 _KINDS: Iterable[type[Any]] = (
   Gemma2Tokenizer,
   Gemma3Tokenizer,
+  Gemma3nTokenizer,
   Gemma3TinyTokenizer,
 )

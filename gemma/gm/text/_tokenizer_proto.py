@@ -13,6 +13,15 @@ _PIECE = pb.ModelProto.SentencePiece
 _BYTE = re.compile(r'^<0x[0-9A-F]{2}>$')
 _CONTROL = ('<pad>', '<eos>', '<bos>')
 _UNK = '<unk>'
+_SPACE = '\u2581'
+
+# Symbols of a vocabulary that people write: runs of blanks, and markup. All
+# its other symbols are the model's own, or may be.
+_ORDINARY = re.compile(
+  rf'[\s{_SPACE}]+|</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|'
+  r'blockquote|strong|em|b|i|u|s|sub|sup|code)>'
+)
+_UNUSED = re.compile(r'<unused\d+>')
 
 
 def from_json(content: bytes) -> bytes:
@@ -48,7 +57,7 @@ def from_json(content: bytes) -> bytes:
     proto.pieces.add(
       piece=piece,
       score=-ranks.get(piece, len(ranks)),
-      type=_type_of(piece, i in added),
+      type=_type_of(piece, i in added) if i in pieces else _PIECE.UNUSED,
     )
   _describe(proto, {piece: i for i, piece in pieces.items()})
   return proto.SerializeToString()
@@ -62,19 +71,51 @@ def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
     names: From id to the piece's present and new text.
 
   Raises:
-    ValueError: If a piece has another text than expected.
+    ValueError: If a piece has another text than expected, or a new text is that
+      of another piece.
   """
   model = pb.ModelProto.FromString(proto)
+  ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
   symbols = list(model.trainer_spec.user_defined_symbols)
   for i, (old, new) in names.items():
-    piece = model.pieces[i]
-    if piece.piece != old:
-      raise ValueError(f'Token {i} is {piece.piece!r} and not {old!r}.')
-    piece.piece = new
-    symbols = [new if symbol == old else symbol for symbol in symbols]
+    if ids.get(old) != i:
+      found = model.pieces[i].piece if i < len(model.pieces) else None
+      raise ValueError(f'Token {i} is {found!r} and not {old!r}.')
+    piece = new.replace(' ', _SPACE)
+    if piece in ids:
+      raise ValueError(
+        f'{old} cannot be called {new!r}: token {ids[piece]} has that text.'
+      )
+    ids[piece] = i
+    model.pieces[i].piece = piece
+    model.pieces[i].type = _PIECE.USER_DEFINED
+    symbols = [piece if symbol == old else symbol for symbol in symbols]
   model.trainer_spec.ClearField('user_defined_symbols')
   model.trainer_spec.user_defined_symbols.extend(symbols)
   return model.SerializeToString()
+
+
+def control_ids(proto: bytes) -> frozenset[int]:
+  """Ids of the tokens that mean something to a model beyond their text.
+
+  Padding and the like, tags, and unused tokens; by the types and the spelling
+  of the pieces.
+
+  Args:
+    proto: A SentencePiece model.
+  """
+  pieces = pb.ModelProto.FromString(proto).pieces
+  return frozenset(
+    i for i, piece in enumerate(pieces) if _is_control(piece.piece, piece.type)
+  )
+
+
+def _is_control(piece: str, kind: Any) -> bool:
+  if kind == _PIECE.NORMAL:
+    return piece.startswith('<unused') and bool(_UNUSED.fullmatch(piece))
+  if kind == _PIECE.USER_DEFINED:
+    return not _ORDINARY.fullmatch(piece)
+  return kind != _PIECE.BYTE
 
 
 def _type_of(piece: str, added: bool) -> Any:
