@@ -120,7 +120,7 @@ def speed(tiny: Any, count: int = 512) -> tuple[float, str]:
   sampler.sample('ROMEO:\n', rng=0)
   start = time.perf_counter()
   out = sampler.sample('ROMEO:\n', rng=0, return_state=True)
-  return len(out.tokens) / (time.perf_counter() - start), out.text
+  return len(out.token_ids) / (time.perf_counter() - start), out.text
 
 
 def transcripts(tiny: Any) -> list[str]:

@@ -23,8 +23,7 @@ def chat(args: argparse.Namespace) -> None:
     print('Say something. /new begins a new conversation, /exit leaves.')
   while (line := _read_line()) not in (None, '/exit'):
     if line == '/new':
-      sampler.last_state = None
-      sampler.turns = []
+      sampler.new_conversation()
     elif line:
       _answer(sampler, line, args)
 
@@ -72,7 +71,7 @@ def _answer(
   except ValueError as e:
     print(f'gemma: {e} /new begins a new conversation.', file=sys.stderr)
     return
-  if sampler.finish_reason != 'stop':
+  if sampler.finish_reason not in ('stop', 'eos'):
     print(f'gemma: cut short: {sampler.finish_reason}', file=sys.stderr)
 
 

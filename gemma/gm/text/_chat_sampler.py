@@ -1,19 +1,25 @@
 """A conversation with a model."""
 
+import asyncio
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gemma.gm.nn import _transformer
-from gemma.gm.text import _state
+from gemma.gm.text import _conversation
+from gemma.gm.text import _drafts
+from gemma.gm.text import _history
+from gemma.gm.text import _output
+from gemma.gm.text import _runner
 from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
-from gemma.gm.text import _template
+from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
 
 
@@ -60,7 +66,8 @@ class ChatSampler:
     model: The model.
     params: Its parameters.
     multi_turn: Whether a call goes on with the conversation by default.
-    print_stream: Whether to print the answer as it comes by default.
+    print_stream: Whether to print the answer as it comes by default; or where
+      to, an object with `write` or `add`.
     tokenizer: See `Sampler`, as all below it.
     sampling: How to pick tokens.
     forbidden_tokens: Never sampled.
@@ -68,71 +75,126 @@ class ChatSampler:
     cache_length: Tokens that the conversation may have.
     max_out_length: Tokens that an answer may have.
     pad_length: Sizes of the chunks in which prompts go into the cache.
+    on_full: What happens when the conversation has `cache_length` tokens; with
+      `roll` its oldest turns are dropped, but for the system message.
+    draft: Guesses tokens ahead.
     last_state: State behind the last answer.
     turns: What was said: `Prompt` and `Response` in turn, with all tags.
-    finish_reason: Why the last answer ended: `stop` (it was complete), `length`
-      (max_new_tokens) or `cache_full`.
+    finish_reason: Why the last answer ended: `stop` (it was complete), `eos`,
+      `length` (max_new_tokens) or `cache_full`.
   """
 
   model: _transformer.Transformer
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   multi_turn: bool = False
-  print_stream: bool = False
+  print_stream: Any = False
   tokenizer: _tokenizer.Tokenizer | None = None
   sampling: _sampling.SamplingMethod = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
-  cache_length: int = 4096
+  cache_length: int | None = 4096
   max_out_length: int = 2048
-  pad_length: int | tuple[int, ...] | None = (256, 512, 1024)
+  pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
+  on_full: _runner.OnFull = 'stop'
+  draft: _drafts.Draft | None = None
   last_state: _state.SamplingState | None = dataclasses.field(
-    default=None, init=False, repr=False
+    default=None, repr=False
   )
-  turns: list[Prompt | Response] = dataclasses.field(
-    default_factory=list, init=False
-  )
-  finish_reason: _sampler.FinishReason | None = dataclasses.field(
+  turns: list[Prompt | Response] = dataclasses.field(default_factory=list)
+  finish_reason: _output.FinishReason | None = dataclasses.field(
     default=None, init=False
   )
 
+  _said: _history.History = dataclasses.field(init=False, repr=False)
+  _raw: list[int] = dataclasses.field(init=False, repr=False)
+  _usage: _output.Usage | None = dataclasses.field(init=False, repr=False)
+
   def __post_init__(self):
+    if self.turns:
+      raise ValueError(
+        'A ChatSampler begins without turns. Give a conversation to restore().'
+      )
+    if self.cache_length is None:
+      self.cache_length = 4096
     self.tokenizer = self.sampler.tokenizer
+    self.new_conversation()
 
   @functools.cached_property
   def sampler(self) -> _sampler.Sampler:
     """The sampler of single texts underneath."""
-    return _sampler.Sampler(
-      model=self.model,
-      params=self.params,
-      tokenizer=self.tokenizer,
-      sampling=self.sampling,
-      forbidden_tokens=self.forbidden_tokens,
-      stop_tokens=self.stop_tokens,
-      cache_length=self.cache_length,
-      max_out_length=self.max_out_length,
-      pad_length=self.pad_length,
-    )
+    fields = {f.name for f in dataclasses.fields(_sampler.Sampler)}
+    mine = {k: v for k, v in vars(self).items() if k in fields}
+    return _sampler.Sampler(**mine)
+
+  @property
+  def messages(self) -> list[dict[str, Any]]:
+    """The conversation as dicts with `role` and `content`, for `restore`."""
+    return self._said.messages
+
+  @property
+  def conversation(self) -> Any:
+    """The conversation as a `dialog.Conversation`; needs that package."""
+    return _conversation.to_dialog(self.messages)
+
+  @property
+  def usage(self) -> _output.Usage | None:
+    """Tokens of the last turn, and of the conversation; None before it."""
+    return self._usage
+
+  def new_conversation(self) -> None:
+    """Forgets what was said."""
+    self._begin(_history.History(self.sampler.codec))
+
+  def restore(self, messages: _conversation.Messages) -> None:
+    """Takes up a conversation, for the next turn to go on with.
+
+    Args:
+      messages: Dicts with `role` and `content`, the last of them the model's;
+        or a `dialog.Conversation`. Those of `messages` go on identically.
+
+    Raises:
+      ValueError: If roles do not alternate, or the user spoke last.
+    """
+    history = _history.History(self.sampler.codec).extend(messages)
+    if len(history.turns) % 2:
+      raise ValueError("The last turn is the user's. Give it to chat().")
+    self._begin(history)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the conversation to a JSON file."""
+    self._said.save(path)
+
+  def load(self, path: str | os.PathLike[str]) -> None:
+    """Takes up a conversation that `save` wrote; it goes on identically."""
+    self._begin(_history.read(path, self.sampler.codec))
 
   def chat(
     self,
-    prompt: str,
+    prompt: Any,
     *,
+    images: Any = None,
     sampling: _sampling.SamplingMethod | None = None,
     rng: int | jax.Array | None = None,
     max_new_tokens: int | None = None,
     multi_turn: bool | None = None,
-    print_stream: bool | None = None,
+    print_stream: Any = None,
+    sharding: Any = None,
+    **options: Any,
   ) -> str:
     """Says something to the model, and returns its answer.
 
     Args:
-      prompt: What to say.
+      prompt: What to say: text; or messages, as dicts with `role` and
+        `content`, or a `dialog.Conversation`, that end with the user's.
+      images: For models with a vision encoder.
       sampling: In place of the sampler's own.
       rng: Seed, or random key.
       max_new_tokens: Most tokens of the answer.
       multi_turn: Whether to go on with the conversation; otherwise a new one
         begins.
-      print_stream: Whether to print the answer as it comes.
+      print_stream: Whether to print the answer as it comes, or where to.
+      sharding: See `Sampler.sample`.
+      **options: Others of `Sampler.sample`, such as `schema`.
 
     Returns:
       The answer without its end tag.
@@ -140,64 +202,171 @@ class ChatSampler:
     Raises:
       ValueError: If the prompt is empty, or does not fit into the cache. The
         conversation is then as before the call.
+      TypeError: If the prompt is of no such form.
     """
-    if not isinstance(prompt, str) or not prompt.strip():
-      raise ValueError(f'prompt={prompt!r} is empty. Give some text.')
-    multi_turn = self.multi_turn if multi_turn is None else multi_turn
-    state = self.last_state if multi_turn else None
-    ids, state = self._encode(prompt, state)
-    stream = self.print_stream if print_stream is None else print_stream
-    text, state = self._sample(
-      ids,
-      print_stream=stream,
-      last_state=state,
-      sampling=sampling,
-      rng=rng,
-      max_new_tokens=max_new_tokens,
-    )
-    if not multi_turn:
-      self.turns = []
-    said = Prompt(text=self.sampler.codec.decode(ids))
-    self.turns = [*self.turns, said, Response(text=text)]
-    self.last_state = state
-    self.finish_reason = _sampler.finish_reasons(state)[0]
-    return self._without_end(text)
-
-  def _encode(
-    self, prompt: str, state: _state.SamplingState | None
-  ) -> tuple[list[int], _state.SamplingState | None]:
-    """Tokens of the prompt, and the state that they follow."""
-    codec = self.sampler.codec
-    message = {'role': 'user', 'content': prompt}
-    ids = _template.encode_chat(codec, [message])
-    if state is None:
-      return ids, None
-    special = codec.special_tokens
-    ids = codec.encode('\n') + ids[1:]  # In place of BOS.
-    last = int(state.last_token[0])
-    if last != special.END_OF_TURN:
-      ids = [special.END_OF_TURN, *ids]  # An answer cut short is closed.
-    if last == special.EOS:
-      # The end of everything is no part of a conversation that goes on.
-      state = state.replace(last_token=jnp.zeros_like(state.last_token))
-    return ids, state
-
-  def _sample(
-    self, ids: list[int], *, print_stream: bool, **kwargs: Any
-  ) -> tuple[str, _state.SamplingState]:
-    """The answer with its end tag, and the state behind it."""
-    if not print_stream:
-      out = self.sampler.sample(ids, return_state=True, **kwargs)
-      return out.text, out.state
+    where = self.print_stream if print_stream is None else print_stream
+    options |= {
+      'images': images,
+      'sampling': sampling,
+      'rng': rng,
+      'max_new_tokens': max_new_tokens,
+      'sharding': sharding,
+    }
+    if not where:
+      turn = self._ask(prompt, multi_turn)
+      out = self.sampler.sample(turn.ids, **turn.options, **options)
+      return self._record(turn, out, out.token_ids)
     text = ''
-    state: Any = None
-    pieces = self.sampler.sample(ids, return_state=True, stream=True, **kwargs)
-    for out in pieces:
-      text, state = text + out.text, out.state
-      print(self._without_end(out.text), end='', flush=True)
-    print()
-    return text, state
+    for piece in self.stream(prompt, multi_turn=multi_turn, **options):
+      text += piece
+      _show(piece, where)
+    _show('\n', where)
+    return text
+
+  async def chat_async(self, prompt: Any, **kwargs: Any) -> str:
+    """`chat` in a thread, while the event loop goes on."""
+    return await asyncio.to_thread(self.chat, prompt, **kwargs)
+
+  def stream(
+    self, prompt: Any, *, multi_turn: bool | None = None, **options: Any
+  ) -> Iterator[str]:
+    """Says something to the model, and yields its answer piece by piece.
+
+    Close the iterator to end the answer: what was said up to then is part of
+    the conversation.
+
+    Args:
+      prompt: See `chat`.
+      multi_turn: See `chat`.
+      **options: See `chat`, and `Sampler.sample`.
+
+    Raises:
+      ValueError: See `chat`; raised at once.
+    """
+    turn = self._ask(prompt, multi_turn)
+    outs = self.sampler.sample(turn.ids, stream=True, **turn.options, **options)
+    return self._pieces(turn, outs)
+
+  def _pieces(
+    self, turn: '_Turn', outs: Iterator[_output.SamplerOutput]
+  ) -> Iterator[str]:
+    """Pieces of the answer, which is recorded at the end."""
+    tokens: list[int] = []
+    out: Any = None
+    try:
+      for out in outs:
+        tokens += out.token_ids
+        if text := self._without_end(out.text):
+          yield text
+    except GeneratorExit:
+      # The device may be ahead of what was said: its state is no good.
+      self._record(turn, None, tokens)
+      raise
+    self._record(turn, out, tokens)
+
+  def _ask(self, prompt: Any, multi_turn: bool | None) -> '_Turn':
+    """The conversation with the prompt, and what of it is new to the model."""
+    multi_turn = self.multi_turn if multi_turn is None else multi_turn
+    fresh = _history.History(self.sampler.codec)
+    history = (self._said if multi_turn else fresh).extend(prompt)
+    raw = self._raw if multi_turn else []
+    ids, room = history.ids, self.cache_length or 0
+    dropped = len(ids)
+    # Room for the answer: a quarter of the cache.
+    while self.on_full == 'roll' and len(history.turns) > 1:
+      if len(ids) <= room * 3 // 4:
+        break
+      history = history.without_oldest()
+      ids = history.ids
+    goes_on = bool(raw) and ids[: len(raw)] == raw
+    state = self.last_state if goes_on else None
+    said = ids[len(raw) :] if goes_on else ids
+    return _Turn(
+      history=history,
+      said=said,
+      ids=ids if state is None else said,
+      state=state,
+      context=ids,
+      dropped=dropped - len(ids),
+      kept=self.turns if multi_turn else [],
+    )
+
+  def _record(
+    self,
+    turn: '_Turn',
+    out: _output.SamplerOutput | None,
+    tokens: list[int],
+  ) -> str:
+    """Makes the turn part of the conversation; returns the answer."""
+    codec = self.sampler.codec
+    raw = codec.decode(tokens)
+    text = self._without_end(raw)
+    self._said = turn.history.answer(text, tokens)
+    said = Prompt(text=codec.decode(turn.said))
+    self.turns = [*turn.kept, said, Response(text=raw)]
+    self.last_state, self.finish_reason, self._usage = None, None, None
+    end = bool(tokens) and tokens[-1] == codec.special_tokens.EOS
+    # The end of everything is no part of a conversation that goes on.
+    self._raw = turn.context + (tokens[:-1] if end else tokens)
+    if out is None:
+      return text
+    self.finish_reason = out.finish_reason
+    if not out.usage.dropped_tokens:
+      state = out.state
+      self.last_state = state.without_last() if end else state
+    self._usage = dataclasses.replace(
+      out.usage, dropped_tokens=out.usage.dropped_tokens + turn.dropped
+    )
+    return text
+
+  def _begin(self, history: _history.History) -> None:
+    """Takes up a conversation that the model has not seen yet."""
+    self._said, self._usage = history, None
+    self._raw = history.ids if history.turns else []
+    self.last_state, self.finish_reason = None, None
+    self.turns = []
+    for turn in history.turns:
+      kind = Prompt if turn.role == 'user' else Response
+      self.turns.append(kind(text=self.sampler.codec.decode(turn.ids)))
 
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec
     return text.removesuffix(codec.decode(codec.special_tokens.END_OF_TURN))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Turn:
+  """A prompt on its way.
+
+  Attributes:
+    history: The conversation with the prompt.
+    said: Its tokens.
+    ids: What the sampler is given: all of the context, if there is no state.
+    state: What came before.
+    context: All tokens of the conversation.
+    dropped: Tokens of turns that were dropped to make room.
+    kept: The turns before.
+  """
+
+  history: _history.History
+  said: list[int]
+  ids: list[int]
+  state: _state.SamplingState | None
+  context: list[int]
+  dropped: int
+  kept: list[Prompt | Response]
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """What the sampler is told besides."""
+    return {'last_state': self.state, 'return_state': True}
+
+
+def _show(text: str, where: Any) -> None:
+  """Prints a piece, or hands it over."""
+  if where is True:
+    print(text, end='', flush=True)
+  elif hasattr(where, 'add'):  # A stream of `dialog`.
+    where.add(text)
+  else:
+    where.write(text)

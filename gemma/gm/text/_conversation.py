@@ -11,7 +11,7 @@ from typing import TypeGuard
 from typing import runtime_checkable
 
 Message: TypeAlias = Mapping[str, Any]
-_ROLES = {'user': 'user', 'assistant': 'model', 'model': 'model'}
+ROLES = {'user': 'user', 'assistant': 'model', 'model': 'model'}
 _KINDS = ('Text', 'Image', 'Audio', 'Thought')  # Chunks of `dialog`.
 
 
@@ -62,6 +62,62 @@ def is_conversation(value: Any) -> TypeGuard[Messages]:
   return bool(value) and all(isinstance(message, Mapping) for message in value)
 
 
+def as_messages(messages: Any) -> list[Message]:
+  """A conversation as dicts with `role` and `content`.
+
+  Args:
+    messages: Such dicts, or a `dialog.Conversation`.
+
+  Raises:
+    TypeError: If it is neither.
+  """
+  if isinstance(messages, Conversation):  # Not a sequence: told apart here.
+    return [
+      {'role': turn.ROLE, 'content': _as_content(_of_chunks(turn.chunks))}
+      for turn in messages.turns
+    ]
+  if isinstance(messages, str) or not isinstance(messages, Sequence):
+    raise TypeError(
+      f'The prompt is a {type(messages).__name__}: {_short(messages)}. Give a '
+      'string, a list of dicts with role and content, or a '
+      'dialog.Conversation.'
+    )
+  for i, message in enumerate(messages):
+    _of_message(i, message)  # Raises if it has no role or content.
+  return [*messages]
+
+
+def _as_content(parts: Sequence[Part]) -> Any:
+  """Parts as the content of a message."""
+  if all(isinstance(part, str) for part in parts):
+    return ''.join(map(str, parts))
+  return [
+    {'type': 'text', 'text': part}
+    if isinstance(part, str)
+    else {'type': part.name.lower()}
+    for part in parts
+  ]
+
+
+def to_dialog(messages: Sequence[Message]) -> Any:
+  """Messages as a `dialog.Conversation`.
+
+  Raises:
+    ImportError: If the package `dialog` is not installed.
+  """
+  try:
+    import dialog
+  except ImportError as e:
+    raise ImportError(
+      'A dialog.Conversation needs the package dialog: pip install dialog. '
+      'ChatSampler.messages has the same without it.'
+    ) from e
+  kinds = {'system': dialog.System, 'user': dialog.User, 'model': dialog.Model}
+  return dialog.Conversation(
+    *(kinds[message['role']](message['content']) for message in messages)
+  )
+
+
 def turns_of(messages: Messages) -> list[Turn]:
   """The turns of a conversation, from the user's first on.
 
@@ -87,7 +143,7 @@ def turns_of(messages: Messages) -> list[Turn]:
   turns = []
   for i, (role, parts) in enumerate(said):
     expected = 'model' if i % 2 else 'user'
-    if _ROLES.get(role) != expected:
+    if ROLES.get(role) != expected:
       raise ValueError(
         f'Turn {i} has role {role!r}, but must be {expected!r}: '
         'turns alternate, beginning with the user.'
@@ -98,6 +154,11 @@ def turns_of(messages: Messages) -> list[Turn]:
 
 def _of_message(i: int, message: Message) -> tuple[str, list[Part]]:
   """Role and parts of a message; all but a system message is trimmed."""
+  if not isinstance(message, Mapping):
+    raise TypeError(
+      f'Message {i} is a {type(message).__name__}, not a dict with role and '
+      'content.'
+    )
   if not {'role', 'content'} <= message.keys():
     raise ValueError(
       f'Message {i} has keys {sorted(message)}, but needs role and content.'

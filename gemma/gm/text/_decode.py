@@ -14,6 +14,7 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Int
 from jaxtyping import Key
+from jaxtyping import UInt32
 import numpy as np
 
 from gemma.gm.nn import _cache
@@ -147,7 +148,7 @@ def row_keys(
 
 
 @jax.jit
-def _fold(key: Key[Array, ''], folds: Int[Array, 'B 2']) -> Key[Array, 'B']:
+def _fold(key: Key[Array, ''], folds: UInt32[Array, 'B 2']) -> Key[Array, 'B']:
   fold = jax.random.fold_in
   return jax.vmap(lambda x: fold(fold(key, x[0]), x[1]))(folds)
 

@@ -33,11 +33,11 @@ class Caches(struct.PyTreeNode):
 
   def cut(self, length: int) -> 'Caches':
     """The first tokens of each row alone."""
-    both = []
-    for cache in (self.model, self.draft):
-      lengths = cache and jnp.full_like(cache.length, length)
-      both.append(cache and cache.replace(length=lengths))
-    return Caches(*both)
+
+    def first(cache: _cache.KVCache) -> _cache.KVCache:
+      return cache.replace(length=jnp.full_like(cache.length, length))
+
+    return Caches(first(self.model), self.draft and first(self.draft))
 
   def can_cut(self, have: int, length: int) -> bool:
     """Whether nothing that the first tokens need was overwritten."""

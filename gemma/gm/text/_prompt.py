@@ -1,6 +1,5 @@
 """Prompts of every form to rows of token ids."""
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _conversation
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
 
@@ -79,8 +79,8 @@ def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _is_single(prompt: Any) -> bool:
-  """A string, a list of ids, or a list of messages."""
-  if isinstance(prompt, str):
+  """A string, a conversation, or a list of ids."""
+  if isinstance(prompt, str) or _conversation.is_conversation(prompt):
     return True
   if not isinstance(prompt, Sequence):
     raise TypeError(
@@ -88,7 +88,7 @@ def _is_single(prompt: Any) -> bool:
       'conversation (a list of dicts with role and content), or a list of '
       'these.'
     )
-  return bool(prompt) and isinstance(prompt[0], int | np.integer | Mapping)
+  return bool(prompt) and isinstance(prompt[0], int | np.integer)
 
 
 def _encode_one(
@@ -102,7 +102,7 @@ def _encode_one(
     return tokenizer.encode(
       prompt, add_bos=add_bos, allow_special=allow_special
     )
-  if prompt and isinstance(prompt[0], Mapping):
+  if _conversation.is_conversation(prompt):
     return _template.encode_chat(tokenizer, prompt)
   # Padding around ids is what a batch as one array has.
   return np.trim_zeros(np.asarray(prompt, np.int32)).tolist()

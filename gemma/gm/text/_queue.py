@@ -82,7 +82,7 @@ def _refill(
   slots = [*free[: len(prompts)], *[nowhere] * short]
   capacity = state.cache.cache_length
   new, known = runner.begin(
-    request.take([*prompts, *prompts[:1] * short]), capacity=capacity
+    request.take([*prompts, *[prompts[0]] * short]), capacity=capacity
   )
   state = state.grow(new.cache.cache_length)
   return _state.put_rows(state, slots, new), known

@@ -47,7 +47,9 @@ def make_rules(
   return _step.Rules(banned=jnp.asarray(banned), stops=jnp.asarray(stopping))
 
 
-def _ids(tokenizer: _tokenizer.Tokenizer, tokens: Tokens, size: int):
+def _ids(
+  tokenizer: _tokenizer.Tokenizer, tokens: Tokens, size: int
+) -> list[int]:
   if isinstance(tokens, str):
     raise ValueError(f'{tokens!r} is one string. Give a list of tokens.')
   return [_single_id(tokenizer, token, size) for token in tokens or ()]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -135,7 +136,8 @@ class Sampler:
       sampling: In place of the sampler's own; a list has one for each prompt.
       rng: Seed, or random key; by default a new one for each call.
       return_state: Whether to return a `SamplerOutput` in place of text. That
-        of a stream has a state that is good until the next piece.
+        of a stream has a state that is good until the next piece; the last
+        one is empty, and has what is known at the end.
       last_state: State of an earlier call to go on from: the prompt follows
         all that was said there, its last token included. It is left intact.
       sharding: Where the batch lies: a `jax.sharding.Sharding`, or a function
@@ -177,10 +179,9 @@ class Sampler:
     )
     full = return_state or logprobs is not None or return_hidden_states
     if stream:
-      state, _ = self._runner.begin(request, last_state)
-      states = self._runner.run(state, request, often=True)
-      parts = _stream.pieces(states, self.codec, batched=prompts.batched)
-      return parts if full else (part.text for part in parts)
+      state, known = self._runner.begin(request, last_state)
+      parts = self._parts(request, state, known, batched=prompts.batched)
+      return parts if full else (p.text for p in parts if not p.usage)
     many = len(prompts.rows) > self.max_batch_size and last_state is None
     answers, last = (
       (self._in_turns(request, progress), None)
@@ -364,6 +365,26 @@ class Sampler:
     *_, state = self._runner.run(state, request, often=False)
     rows = range(len(request.rows))
     return self._read(request, state, rows, rows, known), state
+
+  def _parts(
+    self,
+    request: _request.Request,
+    state: _state.SamplingState,
+    known: Sequence[int],
+    *,
+    batched: bool,
+  ) -> Iterator[_output.SamplerOutput]:
+    """The pieces of a stream, and behind them what is known at its end."""
+    states = self._runner.run(state, request, often=True)
+    for part in _stream.pieces(states, self.codec, batched=batched):
+      yield part
+    rows, state = range(len(request.rows)), part.state
+    answers = [
+      dataclasses.replace(answer, text='', token_ids=[])
+      for answer in self._read(request, state, rows, rows, known)
+    ]
+    out = _output.pack(answers, state, self.max_out_length, batched=batched)
+    yield dataclasses.replace(out, tokens=part.tokens)
 
   def _in_turns(
     self, request: _request.Request, progress: bool

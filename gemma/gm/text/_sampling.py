@@ -261,8 +261,9 @@ def resolve(
     ValueError: If there are not as many methods as rows, or rows have
       different methods of the user's own.
   """
-  methods = [sampling] * rows
-  if not isinstance(sampling, SamplingMethod):
+  if isinstance(sampling, SamplingMethod):
+    methods = [sampling] * rows
+  else:
     methods = [*sampling]
   if len(methods) != rows:
     raise ValueError(f'{len(methods)} sampling methods for {rows} prompts.')

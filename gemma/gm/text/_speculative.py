@@ -185,10 +185,11 @@ def _guess(
     )
   assert drafter is not None
   length = state.cache.length + 1
-  guesses = jax.vmap(_look_up, in_axes=(0, 0, None))(
+  tokens, count = jax.vmap(_look_up, in_axes=(0, 0, None))(
     state.context, length, drafter
   )
-  return state, guesses.replace(count=jnp.minimum(guesses.count, room))
+  count = jnp.minimum(count, room)
+  return state, Guesses(tokens=tokens, count=count, probs=None)
 
 
 def _write_ahead(
@@ -232,7 +233,7 @@ def _write_ahead(
 
 def _look_up(
   context: Int[Array, 'S'], length: Int[Array, ''], draft: _drafts.PromptLookup
-) -> Guesses:
+) -> tuple[Int[Array, 'J'], Int[Array, '']]:
   """What followed the newest earlier occurrence of a row's last tokens."""
   size = context.shape[0]
   place = jnp.arange(size)
@@ -246,7 +247,7 @@ def _look_up(
     begin = jnp.where(last >= 0, last + n, begin)
   tokens = context[jnp.minimum(begin + jnp.arange(draft.num_tokens), size - 1)]
   count = jnp.clip(length - begin, 0, draft.num_tokens)
-  return Guesses(tokens=tokens, count=count, probs=None)
+  return tokens, count
 
 
 def _by_step(x: jax.Array, steps: int) -> jax.Array:

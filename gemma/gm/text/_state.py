@@ -1,7 +1,7 @@
 """Everything between two tokens.
 
-Axes: B batch, V vocab, S capacity of the cache, M max_out_length, D model, C
-alternatives.
+Axes: B batch, V vocab, S capacity of the cache, P = S + 1 places of a row, M
+max_out_length, D model, C alternatives.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class SamplingState(struct.PyTreeNode):
   done: Bool[Array, 'B']
   last_token: Int[Array, 'B']
   predicted_tokens: Int[Array, 'B M']
-  context: Int[Array, 'B S+1']
+  context: Int[Array, 'B P']
   dropped: Int[Array, 'B']
   cache: _cache.KVCache
   rng: Key[Array, 'B']
@@ -160,6 +160,10 @@ class SamplingState(struct.PyTreeNode):
       context=jnp.pad(self.context, [(0, 0), (0, more)]),
       draft_cache=None if draft is None else draft.grow(capacity),
     )
+
+  def without_last(self) -> 'SamplingState':
+    """The same state, as if the newest token had not been sampled."""
+    return self.replace(last_token=jnp.full_like(self.last_token, PAD))
 
   def contexts(self) -> list[list[int]]:
     """Every token of each row, as lists."""

@@ -1,0 +1,161 @@
+"""What was said in a conversation, as messages and as exact token ids."""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+from gemma.gm.text import _conversation
+from gemma.gm.text import _template
+from gemma.gm.text import _tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """One turn.
+
+  Attributes:
+    role: `user` or `model`.
+    content: Text, or parts of a message.
+    ids: Its tokens. Those of the user open a turn for the model; those of the
+      model have no end tag, which the next turn brings along.
+  """
+
+  role: str
+  content: Any
+  ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  """A conversation that can be replayed token by token.
+
+  Attributes:
+    tokenizer: The vocabulary.
+    turns: What was said.
+    system: The system message, which the first user turn begins with.
+  """
+
+  tokenizer: _tokenizer.Tokenizer
+  turns: tuple[Turn, ...] = ()
+  system: str | None = None
+
+  def extend(self, prompt: Any) -> 'History':
+    """With more turns.
+
+    Args:
+      prompt: What the user says; or messages, as dicts with `role` and
+        `content`, or a `dialog.Conversation`. A turn of the model may have its
+        exact `token_ids`.
+
+    Raises:
+      ValueError: If the prompt is empty, or roles do not alternate.
+      TypeError: If it is of no such form.
+    """
+    if isinstance(prompt, str):
+      prompt = [{'role': 'user', 'content': prompt}]
+    history = self
+    for message in _conversation.as_messages(prompt):
+      history = history._say(message)
+    return history
+
+  def _say(self, message: _conversation.Message) -> 'History':
+    role, content = message['role'], message['content']
+    if role == 'system' and not self.turns and self.system is None:
+      return dataclasses.replace(self, system=content)
+    expected = ('user', 'model')[len(self.turns) % 2]
+    if _conversation.ROLES.get(role) != expected:
+      raise ValueError(
+        f'Turn {len(self.turns)} has role {role!r}, but must be {expected!r}: '
+        'turns alternate, beginning with the user.'
+      )
+    if expected == 'user':
+      return self.ask(content)
+    return self.answer(content, message.get('token_ids'))
+
+  @property
+  def messages(self) -> list[dict[str, Any]]:
+    """The conversation as dicts; the model's have their exact `token_ids`."""
+    out: list[dict[str, Any]] = []
+    if self.system is not None:
+      out.append({'role': 'system', 'content': self.system})
+    for turn in self.turns:
+      message = {'role': turn.role, 'content': turn.content}
+      if turn.role == 'model':
+        message['token_ids'] = list(turn.ids)
+      out.append(message)
+    return out
+
+  @property
+  def ids(self) -> list[int]:
+    """Every token, from `<bos>` on."""
+    ids: list[int] = [self.tokenizer.special_tokens.BOS]
+    for i, turn in enumerate(self.turns):
+      ids += self.between() if i and turn.role == 'user' else []
+      ids += turn.ids
+    return ids
+
+  def between(self) -> list[int]:
+    """What stands between an answer and the next prompt."""
+    end = self.tokenizer.special_tokens.END_OF_TURN
+    return [end, *self.tokenizer.encode('\n')]
+
+  def ask(self, content: Any) -> 'History':
+    """With one more turn of the user."""
+    if isinstance(content, str) and not content.strip():
+      raise ValueError(f'The prompt {content!r} is empty. Give some text.')
+    message = {'role': 'user', 'content': content}
+    first = not self.turns and self.system is not None
+    system = [{'role': 'system', 'content': self.system}] if first else []
+    ids = _template.encode_chat(self.tokenizer, [*system, message])
+    return self._with(Turn('user', content, tuple(ids[1:])))
+
+  def answer(self, content: str, ids: Sequence[int] | None) -> 'History':
+    """With one more turn of the model; its end tag is left out."""
+    if ids is None:
+      ids = self.tokenizer.encode(content.strip(), allow_special=False)
+    special = self.tokenizer.special_tokens
+    if ids and ids[-1] in (special.END_OF_TURN, special.EOS):
+      ids = ids[:-1]
+    return self._with(Turn('model', content, tuple(ids)))
+
+  def without_oldest(self) -> 'History':
+    """Without the oldest question and its answer; the system message stays."""
+    rest = dataclasses.replace(self, turns=())
+    if len(self.turns) > 2:
+      rest = rest.ask(self.turns[2].content)
+    return dataclasses.replace(rest, turns=rest.turns + self.turns[3:])
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the conversation as JSON, all of it or nothing."""
+    file = pathlib.Path(path)
+    with tempfile.NamedTemporaryFile(
+      'w', dir=file.parent, delete=False, encoding='utf-8'
+    ) as out:
+      json.dump({'messages': self.messages}, out, ensure_ascii=False, indent=1)
+    os.replace(out.name, file)
+
+  def _with(self, turn: Turn) -> 'History':
+    return dataclasses.replace(self, turns=(*self.turns, turn))
+
+
+def read(
+  path: str | os.PathLike[str], tokenizer: _tokenizer.Tokenizer
+) -> History:
+  """The conversation that `History.save` wrote.
+
+  Raises:
+    ValueError: If the file is not such a conversation.
+  """
+  text = pathlib.Path(path).read_text(encoding='utf-8')
+  try:
+    messages = json.loads(text)['messages']
+  except (ValueError, KeyError, TypeError) as e:
+    raise ValueError(
+      f'{path} is not a saved conversation: {e!r}. Give a file that '
+      'ChatSampler.save wrote.'
+    ) from e
+  return History(tokenizer).extend(messages)
