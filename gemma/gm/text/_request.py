@@ -46,7 +46,7 @@ class Request:
     rows: Tokens of each prompt.
     keys: The random stream of each row.
     numbers: What sampling methods set for each row.
-    limit: Tokens to sample for each row.
+    limits: Tokens to sample for each row.
     method: A sampling method of the user's own.
     penalizes: Whether any row of the call has a penalty.
     biased: Whether any row of the call has a bias.
@@ -60,7 +60,7 @@ class Request:
   rows: list[list[int]]
   keys: jax.Array
   numbers: list[_settings.Numbers]
-  limit: int
+  limits: list[int]
   method: _sampling.SamplingMethod | None = None
   penalizes: bool = False
   biased: bool = False
@@ -77,6 +77,7 @@ class Request:
       rows=[self.rows[i] for i in index],
       keys=self.keys[np.asarray(index)],
       numbers=[self.numbers[i] for i in index],
+      limits=[self.limits[i] for i in index],
       guides=[self.guides[i] for i in index] if self.guides else (),
     )
 

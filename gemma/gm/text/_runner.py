@@ -87,7 +87,7 @@ class Runner:
       ValueError: If a prompt does not fit.
     """
     contexts, dropped = self._fitting(_request.contexts(request, last_state))
-    room = max(map(len, contexts)) + min(request.limit, _ANSWER)
+    room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
     if last_state is not None and not any(dropped):
       known = np.asarray(last_state.cache.length).tolist()
@@ -342,7 +342,7 @@ class Runner:
       seen = _settings.Seen.of_prompts(contexts, size)
     return _state.SamplingState(
       count=jnp.zeros(rows, jnp.int32),
-      limit=jnp.full(rows, request.limit, jnp.int32),
+      limit=jnp.asarray(request.limits, jnp.int32),
       done=jnp.zeros(rows, bool),
       last_token=jnp.zeros(rows, jnp.int32),
       predicted_tokens=jnp.zeros((rows, self.max_out_length), jnp.int32),

@@ -109,7 +109,7 @@ class Sampler:
     prompt: Any,
     *,
     images: Any = None,
-    max_new_tokens: int | None = None,
+    max_new_tokens: int | Sequence[int] | None = None,
     stream: bool = False,
     sampling: Sampling | None = None,
     rng: int | jax.Array | None = None,
@@ -130,7 +130,8 @@ class Sampler:
       prompt: A string; a list of ids; a conversation, as a list of dicts with
         `role` and `content`; or a list or array of these.
       images: For models with a vision encoder.
-      max_new_tokens: Most tokens to sample; by default `max_out_length`.
+      max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
+        has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
         token (for a batch, over lists of pieces).
       sampling: In place of the sampler's own; a list has one for each prompt.
@@ -168,7 +169,7 @@ class Sampler:
     )
     request = self._new_request(
       prompts.rows,
-      limit=self._limit(max_new_tokens),
+      limits=self._limits(max_new_tokens, len(prompts.rows)),
       sampling=self.sampling if sampling is None else sampling,
       key=_as_key(rng),
       schema=schema,
@@ -267,7 +268,7 @@ class Sampler:
     """
     request = self._new_request(
       [[int(self.codec.special_tokens.BOS)]] * batch_size,
-      limit=self.max_out_length,
+      limits=self._limits(None, batch_size),
       sampling=self.sampling,
       key=_as_key(0),
     )
@@ -312,16 +313,26 @@ class Sampler:
       allow_special=self.allow_special,
     )
 
-  def _limit(self, max_new_tokens: int | None) -> int:
-    limit = max_new_tokens or self.max_out_length
-    if limit < 1:
-      raise ValueError(f'max_new_tokens={limit} is below 1.')
-    if limit > self.max_out_length:
+  def _limits(
+    self, max_new_tokens: int | Sequence[int] | None, rows: int
+  ) -> list[int]:
+    """Most tokens of each row."""
+    if max_new_tokens is None or isinstance(max_new_tokens, int | np.integer):
+      limits = [int(max_new_tokens or self.max_out_length)] * rows
+    else:
+      limits = [int(limit) for limit in max_new_tokens]
+    if len(limits) != rows:
+      raise ValueError(
+        f'max_new_tokens has {len(limits)} numbers for {rows} prompts.'
+      )
+    if min(limits) < 1:
+      raise ValueError(f'max_new_tokens={min(limits)} is below 1.')
+    if max(limits) > self.max_out_length:
       raise ValueError(
         'max_new_tokens should be smaller or equal to max_out_length: '
-        f'{limit} > {self.max_out_length}. Raise max_out_length.'
+        f'{max(limits)} > {self.max_out_length}. Raise max_out_length.'
       )
-    return limit
+    return limits
 
   def _new_request(
     self,
