@@ -280,7 +280,7 @@ class Runner:
     rows = len(contexts)
     if self.prefix_cache is None:
       return self._empty(rows, capacity, sharding), [0] * rows
-    self.prefix_cache.bind(self.params)
+    self.prefix_cache.bind(self.params, self.draft)
     # The last token is always computed: what follows is predicted from it.
     shared = _prefix_cache.common_prefix(contexts)
     shared = min(shared, min(map(len, contexts)) - 1)
