@@ -89,13 +89,13 @@ class Runner:
     contexts, dropped = self._fitting(_request.contexts(request, last_state))
     room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
-    if last_state is not None and not any(dropped):
+    if last_state is None or any(dropped) or not self._fits(last_state):
+      caches, known = self._known(contexts, capacity, request.sharding)
+    else:
       known = np.asarray(last_state.cache.length).tolist()
       kept = _prefix_cache.Caches(last_state.cache, last_state.draft_cache)
       capacity = max(capacity, kept.model.cache_length)
       caches = jax.tree.map(jnp.copy, kept).grow(capacity)
-    else:
-      caches, known = self._known(contexts, capacity, request.sharding)
     caches, ahead = self._fill(
       caches,
       [row[n:] for row, n in zip(contexts, known, strict=True)],
@@ -225,6 +225,14 @@ class Runner:
     ]
     both = zip(contexts, fitting, strict=True)
     return fitting, [len(old) - len(new) for old, new in both]
+
+  def _fits(self, state: _state.SamplingState) -> bool:
+    """Whether a state has the caches that this draft needs, if there is one."""
+    has_draft = state.draft_cache is not None
+    lookahead = self.draft.num_tokens if self.draft else 0
+    return has_draft == isinstance(self.draft, _drafts.DraftModel) and all(
+      layer.lookahead == lookahead for layer in state.cache.layers.values()
+    )
 
   def _cut(self, context: list[int]) -> list[int]:
     """A context without its middle: the first token, and the newest half."""
