@@ -327,7 +327,7 @@ class Runner:
     if draft is not None:
       assert isinstance(self.draft, _drafts.DraftModel)
       draft, _ = _decode.prefill(
-        self.draft.model,
+        _drafts.free(self.draft.model),
         self.draft.params,
         tokens,
         draft,

@@ -282,7 +282,7 @@ class Sampler:
   @functools.cached_property
   def _model(self) -> _transformer.Transformer:
     """The model, free to return what is asked of it."""
-    return self.model.clone(return_last_only=None)
+    return _drafts.free(self.model)
 
   @functools.cached_property
   def _runner(self) -> _runner.Runner:

@@ -192,7 +192,7 @@ def sample(
   short = -probs.shape[1] % _BLOCK
   blocks = jnp.pad(probs, [(0, 0), (0, short)])
   blocks = blocks.reshape(probs.shape[0], -1, _BLOCK)  # [B X Y]
-  points = jax.vmap(lambda key: jax.random.uniform(key, 2))(keys)
+  points = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
   block = jax.vmap(inverse_cdf)(jnp.sum(blocks, axis=-1), points[:, 0])
   chosen = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
   return block * _BLOCK + jax.vmap(inverse_cdf)(chosen, points[:, 1])
