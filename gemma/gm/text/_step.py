@@ -1,6 +1,6 @@
 """One token of every row: from logits to the state that holds it.
 
-Axes: B batch, V vocab, D model, S capacity of the cache.
+Axes: B batch, *B any batch dims, V vocab, D model, S capacity of the cache.
 """
 
 from collections.abc import Callable
@@ -62,15 +62,15 @@ class Program:
 
 
 class Prediction(struct.PyTreeNode):
-  """What a model says about the next token of each row.
+  """What a model says about the next token of each row, or of several places.
 
   Attributes:
     logits: Scores.
     hidden_states: The states that they come from.
   """
 
-  logits: Float[Array, 'B V']
-  hidden_states: Float[Array, 'B D']
+  logits: Float[Array, '*B V']
+  hidden_states: Float[Array, '*B D']
 
 
 def forward(
