@@ -86,7 +86,7 @@ class Runner:
     Raises:
       ValueError: If a prompt does not fit.
     """
-    contexts, dropped = self._fitting(_request.contexts(request, last_state))
+    contexts, dropped = self.fitting(_request.contexts(request, last_state))
     room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
     if last_state is None or any(dropped) or not self._fits(last_state):
@@ -207,10 +207,17 @@ class Runner:
       self.on_full != 'stop' or state.cache.cache_length < self.cache_length
     )
 
-  def _fitting(
+  def fitting(
     self, contexts: list[list[int]]
   ) -> tuple[list[list[int]], list[int]]:
-    """Contexts that fit into the cache, and how many tokens each has lost."""
+    """Contexts that fit into the cache, and how many tokens each has lost.
+
+    Args:
+      contexts: Tokens of each row.
+
+    Raises:
+      ValueError: If one does not fit, and nothing may be dropped.
+    """
     longest = max(range(len(contexts)), key=lambda i: len(contexts[i]))
     length = len(contexts[longest])
     if length > self.cache_length and self.on_full != 'roll':

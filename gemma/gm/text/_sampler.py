@@ -402,6 +402,7 @@ class Sampler:
   ) -> list[_output.Answer]:
     """Answers of more prompts than a batch may have."""
     size = self.max_batch_size
+    self._runner.fitting(request.rows)  # Raises before anything is sampled.
     if request.guides:  # They look at every token anyway.
       rows = range(len(request.rows))
       groups = [rows[i : i + size] for i in rows[::size]]
