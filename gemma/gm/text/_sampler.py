@@ -102,6 +102,11 @@ class Sampler:
       raise ValueError(
         f"on_full={self.on_full!r} is not one of 'error', 'stop', 'roll'."
       )
+    if self.on_full == 'roll' and self.cache_length < 2:
+      raise ValueError(
+        "on_full='roll' keeps the first token and the newest ones, which needs "
+        f'cache_length={self.cache_length} to be at least 2.'
+      )
     _drafts.check(self.draft, self.model)
 
   def sample(
