@@ -165,6 +165,7 @@ class Sampler:
         id outside of the table, or arguments do not go together.
     """
     _check_images(images, self.model)
+    _check_logprobs(logprobs, self.model.config.num_embed)
     prompts = _prompt.encode(
       self.codec,
       prompt,
@@ -466,6 +467,14 @@ def _as_key(rng: int | jax.Array | None) -> jax.Array:
   if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
     return rng
   return jax.random.wrap_key_data(rng)
+
+
+def _check_logprobs(logprobs: int | None, size: int) -> None:
+  if logprobs is not None and not 0 <= logprobs <= size:
+    raise ValueError(
+      f'logprobs={logprobs} alternatives of each token: give a number between '
+      f'0 and {size}, the rows of the table.'
+    )
 
 
 def _check_images(images: Any, model: _transformer.Transformer) -> None:
