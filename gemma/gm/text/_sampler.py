@@ -393,7 +393,10 @@ class Sampler:
   ) -> Iterator[_output.SamplerOutput]:
     """The pieces of a stream, and behind them what is known at its end."""
     states = self._runner.run(state, request, often=True)
-    for part in _stream.pieces(states, self.codec, batched=batched):
+    keep_end = not request.guides
+    for part in _stream.pieces(
+      states, self.codec, batched=batched, keep_end=keep_end
+    ):
       yield part
     rows, state = range(len(request.rows)), part.state
     answers = [
