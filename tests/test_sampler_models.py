@@ -65,12 +65,12 @@ def test_turns_equal_one_pass(case, sampler):
       rng=turn,
     )
     state = out.state
-    for row, prompt, answer in zip(said, prompts, out.token_ids, strict=True):
-      row += prompt + answer
+    for i, prompt in enumerate(prompts):
+      said[i] += prompt + out.token_ids[i]
   assert state.contexts() == said
   whole = uncached(case, said)
   last = case.apply(state.last_token[:, None], cache=state.cache).logits[:, 0]
-  for i, row in enumerate(said):
+  for i in range(len(said)):
     np.testing.assert_allclose(last[i], whole[i][-1], atol=1e-4, rtol=0)
   for i in (0, 4):  # Greedy rows.
     answer = np.array(whole[i][-1 - len(out.token_ids[i]) : -1])

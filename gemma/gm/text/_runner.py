@@ -185,10 +185,6 @@ class Runner:
       request: Prompts of one token.
       max_length: Tokens of a row.
     """
-    if self.prefix_cache is not None:  # Nothing of this is worth keeping.
-      return dataclasses.replace(self, prefix_cache=None).warmup(
-        request, max_length
-      )
     rows = len(request.rows)
     capacity, last = 0, self.capacity(max_length)
     while capacity < last:
@@ -199,7 +195,6 @@ class Runner:
         self._prefill(caches, nothing)
       state, _ = self.begin(request, capacity=capacity)
       self.advance(state, request, 1)
-    return None
 
   def unfinished(self, state: _state.SamplingState) -> bool:
     """Whether any row is to go on, and can."""

@@ -278,7 +278,9 @@ class Sampler:
       sampling=self.sampling,
       key=_as_key(0),
     )
-    self._runner.warmup(request, max_length or self.cache_length)
+    # Nothing of this is worth keeping.
+    runner = dataclasses.replace(self._runner, prefix_cache=None)
+    runner.warmup(request, max_length or self.cache_length)
 
   @functools.cached_property
   def codec(self) -> _tokenizer.Tokenizer:
