@@ -270,8 +270,9 @@ class ChatSampler:
     fresh = _history.History(self.sampler.codec)
     history = (self._said if multi_turn else fresh).extend(prompt)
     raw = self._raw if multi_turn else []
-    ids, room = history.ids, self.cache_length or 0
-    dropped = len(ids)
+    whole, room = history.ids, self.cache_length or 0
+    said = whole[len(raw) :] if whole[: len(raw)] == raw else whole
+    ids = whole
     # Room for the answer: a quarter of the cache.
     while self.on_full == 'roll' and len(history.turns) > 1:
       if len(ids) <= room * 3 // 4:
@@ -280,14 +281,13 @@ class ChatSampler:
       ids = history.ids
     goes_on = bool(raw) and ids[: len(raw)] == raw
     state = self.last_state if goes_on else None
-    said = ids[len(raw) :] if goes_on else ids
     return _Turn(
       history=history,
       said=said,
       ids=ids if state is None else said,
       state=state,
       context=ids,
-      dropped=dropped - len(ids),
+      dropped=len(whole) - len(ids),
       kept=self.turns if multi_turn else [],
     )
 
