@@ -322,12 +322,16 @@ class ChatSampler:
   def _begin(self, history: _history.History) -> None:
     """Takes up a conversation that the model has not seen yet."""
     self._said, self._usage = history, None
-    self._raw = history.ids if history.turns else []
     self.last_state, self.finish_reason = None, None
-    self.turns = []
-    for turn in history.turns:
-      kind = Prompt if turn.role == 'user' else Response
-      self.turns.append(kind(text=self.sampler.codec.decode(turn.ids)))
+    self.turns, decode = [], self.sampler.codec.decode
+    end, *gap = history.between()
+    for i, turn in enumerate(history.turns):
+      if turn.role == 'user':
+        ids = [*(gap if i else ()), *turn.ids]
+        self.turns.append(Prompt(text=decode(ids)))
+      else:
+        self.turns.append(Response(text=decode([*turn.ids, end])))
+    self._raw = [*history.ids, end] if history.turns else []
 
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec
