@@ -132,10 +132,11 @@ class History:
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the conversation as JSON, all of it or nothing."""
     file = pathlib.Path(path)
+    text = json.dumps({'messages': self.messages}, ensure_ascii=False, indent=1)
     with tempfile.NamedTemporaryFile(
       'w', dir=file.parent, delete=False, encoding='utf-8'
     ) as out:
-      json.dump({'messages': self.messages}, out, ensure_ascii=False, indent=1)
+      out.write(text)
     os.replace(out.name, file)
 
   def _with(self, turn: Turn) -> 'History':
