@@ -79,11 +79,29 @@ class LayerKV(struct.PyTreeNode):
     slot = index if self.window is None else index % slots
     kept = (index >= 0) & (index >= new_length[:, None] - slots)
     slot = jnp.where(kept, slot, slots)  # Out of range, dropped below.
-    row = jnp.arange(k.shape[0])[:, None]
-    return self.replace(
-      k=self.k.at[row, slot].set(k.astype(self.k.dtype), mode='drop'),
-      v=self.v.at[row, slot].set(v.astype(self.v.dtype), mode='drop'),
-    )
+    return self.replace(k=_put(self.k, slot, k), v=_put(self.v, slot, v))
+
+
+def _put(
+  old: Float[Array, 'B S K H'],
+  slot: Int[Array, 'B T'],
+  new: Float[Array, 'B T K H'],
+) -> Float[Array, 'B S K H']:
+  """`old` with `new` in its slots; none if the slot is out of range."""
+  slots, new = old.shape[1], new.astype(old.dtype)
+  if jax.default_backend() != 'cpu':
+    row = jnp.arange(old.shape[0])[:, None]
+    return old.at[row, slot].set(new, mode='drop')
+  if old.dtype == jnp.bfloat16 and slot.shape[1] == 1:
+    # JAX before 0.12 would scatter into a float32 copy of the whole cache.
+    here = (jnp.arange(slots) == slot)[:, :, None, None]
+    out = jnp.where(here, new, old)
+  else:
+    row = jnp.arange(old.shape[0])[:, None]
+    out = old.at[row, slot].set(new, mode='drop')
+  # Else the compiler may write twice, for the cache and for its reader, and
+  # then needs copies of it.
+  return jax.lax.optimization_barrier(out)
 
 
 class KeyValues(struct.PyTreeNode):
