@@ -22,6 +22,10 @@ from jaxtyping import Int
 
 from gemma.gm.nn import _config
 
+# On a CPU, JAX before 0.12 scatters a single token into a copy of all slots, in
+# float32; to choose between new and old in every slot works in place.
+_COPIES = jax.__version_info__ < (0, 12)
+
 
 class LayerKV(struct.PyTreeNode):
   """Slots of one layer. Keys are stored normed and rotated, but unscaled.
@@ -88,13 +92,9 @@ def _put(
   new: Float[Array, 'B T K H'],
 ) -> Float[Array, 'B S K H']:
   """`old` with `new` in its slots; none if the slot is out of range."""
-  slots, new = old.shape[1], new.astype(old.dtype)
-  if jax.default_backend() != 'cpu':
-    row = jnp.arange(old.shape[0])[:, None]
-    return old.at[row, slot].set(new, mode='drop')
-  if old.dtype == jnp.bfloat16 and slot.shape[1] == 1:
-    # JAX before 0.12 would scatter into a float32 copy of the whole cache.
-    here = (jnp.arange(slots) == slot)[:, :, None, None]
+  new = new.astype(old.dtype)
+  if _COPIES and slot.shape[1] == 1 and jax.default_backend() == 'cpu':
+    here = (jnp.arange(old.shape[1]) == slot)[:, :, None, None]
     out = jnp.where(here, new, old)
   else:
     row = jnp.arange(old.shape[0])[:, None]
