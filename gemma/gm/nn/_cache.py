@@ -113,7 +113,7 @@ def _put(
   """`old` with `new` in its slots; none if the slot is out of range."""
   new = new.astype(old.dtype)
   if _COPIES and slot.shape[1] == 1 and jax.default_backend() == 'cpu':
-    here = (jnp.arange(old.shape[1]) == slot)[:, :, None, None]
+    here = (jnp.arange(old.shape[1])[None] == slot)[:, :, None, None]
     out = jnp.where(here, new, old)
   else:
     row = jnp.arange(old.shape[0])[:, None]
