@@ -192,7 +192,8 @@ def test_json_as_it_is_usually_written(indent):
     'home': {'city': '東京', 'codes': ['123', '456']},
   }
   text = json.dumps(value, indent=indent, ensure_ascii=False)
-  matcher = compiled(PERSON).start()
+  schema = gm.text.JsonSchema(PERSON, whitespace=r'( |\n {0,32})?')
+  matcher = compiled(PERSON if indent is None else schema).start()
   for token in TOKENIZER.encode(text):
     assert not matcher.finished
     matcher.accept(token)

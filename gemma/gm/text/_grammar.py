@@ -16,12 +16,6 @@ import numpy as np
 from gemma.gm.text import _schema
 from gemma.gm.text import _tokenizer
 
-_BYTE = re.compile(r'<0x([0-9A-F]{2})>')
-# Tags and gaps of a vocabulary, besides those that special_tokens names.
-_CONTROL = re.compile(
-  r'<(unused|missing)\d+>|<(start|end)_of_\w+>|<\w+_soft_token>'
-)
-
 
 class Grammar:
   """A schema that was compiled for a tokenizer, by `compile_grammar`."""
@@ -201,32 +195,36 @@ class _Bytes:
 
   def __init__(self, tokenizer: _tokenizer.Tokenizer):
     special = tokenizer.special_tokens
-    closed = {*special.__members__.values()} - {special.CUSTOM}
+    # Tags of the user's own are text that a form may ask for.
+    own = {special.CUSTOM + i for i in tokenizer.custom_tokens}
+    closed = tokenizer.control_ids - own
     self.eos_token_id = int(special.EOS)
     self.bos_token_id = int(special.BOS)
     self.special_token_ids = [self.eos_token_id]
     self.tokens = [
-      b'' if i < special.CUSTOM or i in closed else _bytes_of(piece)
+      b'' if i in closed else _bytes_of(tokenizer, i, piece)
       for i, piece in enumerate(tokenizer.tokens)
     ]
     self._tokenizer = tokenizer
     self._byte_ids = {
-      piece: i for i, piece in enumerate(tokenizer.tokens) if _BYTE.match(piece)
+      byte: i
+      for i in range(tokenizer.vocab_size)
+      if (byte := tokenizer.byte_of(i)) is not None
     }
 
   def __call__(self, text: str) -> list[int]:
     """How forced text is cut."""
-    ids = self._tokenizer.encode(text, allow_special=False)
-    if b''.join(self.tokens[i] for i in ids) == text.encode():
-      return ids
+    for allow_special in (True, False):
+      ids = self._tokenizer.encode(text, allow_special=allow_special)
+      if b''.join(self.tokens[i] for i in ids) == text.encode():
+        return ids
     # It spells an unused token, or has the very sign that stands for a space.
-    return [self._byte_ids[f'<0x{byte:02X}>'] for byte in text.encode()]
+    return [self._byte_ids[byte] for byte in text.encode()]
 
 
-def _bytes_of(piece: str) -> bytes:
-  if match := _BYTE.fullmatch(piece):
-    return bytes.fromhex(match[1])
-  return b'' if _CONTROL.fullmatch(piece) else piece.encode()
+def _bytes_of(tokenizer: _tokenizer.Tokenizer, i: int, piece: str) -> bytes:
+  byte = tokenizer.byte_of(i)
+  return piece.encode() if byte is None else bytes([byte])
 
 
 def _first_lines(message: str) -> str:

@@ -190,9 +190,9 @@ class Runner:
     while capacity < last:
       capacity = self.capacity(capacity + 1)
       for size in self.buckets or ():
-        nothing = jnp.zeros((rows, size), jnp.int32)
+        nothing = np.zeros((rows, size), np.int32)
         caches = self._empty(rows, capacity, request.sharding)
-        self._prefill(caches, nothing)
+        self._prefill(caches, nothing, request.sharding)
       state, _ = self.begin(request, capacity=capacity)
       self.advance(state, request, 1)
 
@@ -320,26 +320,20 @@ class Runner:
     sharding: Any,
   ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
     """Feeds tokens to the model, and to the draft model if there is one."""
-    return self._prefill(
-      caches, _transformer.place(_prompt.pad(rows), sharding)
-    )
+    return self._prefill(caches, _prompt.pad(rows), sharding)
 
   def _prefill(
-    self, caches: _prefix_cache.Caches, tokens: Any
+    self, caches: _prefix_cache.Caches, tokens: np.ndarray, sharding: Any
   ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
+    options = {'buckets': self.buckets, 'sharding': sharding}
     cache, ahead = _decode.prefill(
-      self.model, self.params, tokens, caches.model, buckets=self.buckets
+      self.model, self.params, tokens, caches.model, **options
     )
     draft = caches.draft
     if draft is not None:
       assert isinstance(self.draft, _drafts.DraftModel)
-      draft, _ = _decode.prefill(
-        _drafts.free(self.draft.model),
-        self.draft.params,
-        tokens,
-        draft,
-        buckets=self.buckets,
-      )
+      model, params = _drafts.free(self.draft.model), self.draft.params
+      draft, _ = _decode.prefill(model, params, tokens, draft, **options)
     return _prefix_cache.Caches(cache, draft), ahead
 
   def _new_state(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
@@ -297,7 +298,7 @@ class Sampler:
     buckets = self.pad_length
     return _runner.Runner(
       model=self._model,
-      params=self.params,
+      params=_place.automatic(self.params),
       rules=_rules.make_rules(
         self.codec,
         self.model.config,

@@ -28,7 +28,6 @@ from gemma.gm.text import _settings
 Rng = Key[Array, ''] | UInt32[Array, '2']
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingMethod(abc.ABC):
   """Base of the sampling methods. Subclass it for one of your own.
 
@@ -48,7 +47,6 @@ class SamplingMethod(abc.ABC):
     """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(SamplingMethod):
   """Base of the methods of this library: those that set numbers."""
 
@@ -199,33 +197,39 @@ class LogitBias(Stage):
     return {'bias': self.bias}
 
 
-@dataclasses.dataclass(frozen=True)
 class Chain(Stage):
   """Several methods as one, in whatever order.
 
   ```python
   >>> from gemma import gm
-  >>> sampling = gm.text.Chain([
+  >>> sampling = gm.text.Chain(
   ...   gm.text.Penalties(repetition=1.1),
   ...   gm.text.TopkSampling(k=64, temperature=0.8),
   ...   gm.text.TopPSampling(p=0.95),
-  ... ])
+  ... )
 
   ```
-
-  Attributes:
-    methods: The methods. One of them may be of your own: it picks the token
-      from what the others leave. No two may set the same thing differently.
   """
 
-  methods: Sequence[SamplingMethod]
+  def __init__(self, *methods: SamplingMethod):
+    """Combines methods.
 
-  def __post_init__(self):
-    if not self.methods:
-      raise ValueError('Chain([]) is empty. Give it at least one method.')
+    Args:
+      *methods: At least one. One of them may be of your own: it picks the token
+        from what the others leave.
+
+    Raises:
+      ValueError: If there is none, or two set the same thing differently.
+    """
+    self.methods = methods
+    if not methods:
+      raise ValueError('Chain() is empty. Give it at least one method.')
     if len(self.own) > 1:
       raise ValueError(f'{self.own} would each pick the token. Keep one.')
     self.numbers()  # Raises if two methods disagree.
+
+  def __repr__(self) -> str:
+    return f'Chain({", ".join(map(repr, self.methods))})'
 
   @property
   def own(self) -> tuple[SamplingMethod, ...]:
@@ -241,8 +245,7 @@ class Chain(Stage):
         default = _settings.DEFAULTS[name]
         if out.get(name, default) not in (default, value) and value != default:
           raise ValueError(
-            f'{name} is both {out[name]} and {value} in {self.methods}. '
-            'Set it once.'
+            f'{name} is both {out[name]} and {value} in {self}. Set it once.'
           )
         out[name] = out.get(name, value) if value == default else value
     return out

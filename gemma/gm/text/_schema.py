@@ -57,7 +57,7 @@ class Lark:
 
 @dataclasses.dataclass(frozen=True)
 class JsonSchema:
-  r"""JSON of a schema. A bare schema is taken as `JsonSchema(schema)`.
+  """JSON of a schema. A bare schema is taken as `JsonSchema(schema)`.
 
   What the schema leaves open is open: unless `additionalProperties` is false,
   an object may have more keys, and those that are not `required` may be left
@@ -75,12 +75,12 @@ class JsonSchema:
     schema: A JSON schema as a dict, or what has `model_json_schema()`, such as
       a pydantic model.
     whitespace: Regex of what may stand around a key, value, bracket or comma.
-      By default one space, or a new line with indentation: bounded, since a
-      model may else write spaces for ever. Empty for compact JSON.
+      By default at most one space, since a model may else write spaces for
+      ever. Empty for compact JSON.
   """
 
   schema: Any = dataclasses.field(hash=False)  # A dict has no hash.
-  whitespace: str = r'( |\n {0,32})?'
+  whitespace: str = ' ?'
 
 
 Schema: TypeAlias = (

@@ -220,6 +220,11 @@ class Tokenizer:
     """The byte that a token stands for; None if it is a piece of text."""
     return self._vocabulary.bytes.get(token)
 
+  @property
+  def control_ids(self) -> frozenset[int]:
+    """Ids of the tokens that mean something to the model beyond their text."""
+    return self._vocabulary.control
+
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""
     piece_to_id = self._vocabulary.processor.piece_to_id
