@@ -156,3 +156,9 @@ def test_with_guesses(plain):
     expected = plain.sample(PREFIX + end, return_state=True)
     assert out.token_ids == expected.token_ids
   assert out.usage.cached_tokens == 40
+
+
+def test_samplers_of_the_same_parameters_share(sampler):
+  sampler.sample(PREFIX[:5])
+  other = dataclasses.replace(sampler, max_out_length=4)
+  assert cached(other, PREFIX[:5]) == [4]

@@ -235,17 +235,3 @@ def test_nothing_is_compiled_after_warmup(monkeypatch):
     sampler.sample(prompt, last_state=out.state, **fields)
     assert [*sampler.sample(prompt, sampling=method, stream=True)]
   assert programs() == before
-
-
-@pytest.mark.parametrize('function', [False, True])
-def test_sharded_batch(sampler, function):
-  """Rows on several devices give the same tokens."""
-  mesh = jax.make_mesh((4,), ('rows',))
-  spec = jax.sharding.PartitionSpec('rows')
-  where = jax.sharding.NamedSharding(mesh, spec)
-  prompts = CASE.prompts(9, 3, 12, 1)
-  expected = sampler.sample(prompts)
-  sharding = (lambda tree: where) if function else where
-  out = sampler.sample(prompts, sharding=sharding, return_state=True)
-  assert out.text == expected
-  assert len(out.state.cache.length.sharding.device_set) == 4

@@ -85,10 +85,8 @@ def test_logits_of_all_tokens_are_never_there_at_once():
   hidden = jax.ShapeDtypeStruct(
     (rows, length, model.config.embed_dim), jnp.bfloat16
   )
-  cache = jax.eval_shape(
-    lambda: model.init_cache(
-      batch_size=rows, dtype=jnp.bfloat16, cache_length=length
-    )
+  cache = model.init_cache(
+    batch_size=rows, dtype=jnp.bfloat16, cache_length=length
   )
   for lowered, part in (
     (_scoring._logprobs.lower(model, params, hidden, tokens), 4),
@@ -101,7 +99,6 @@ def test_logits_of_all_tokens_are_never_there_at_once():
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda s: s.embed([5], pooling='max'), "pooling='max' is neither"),
     (lambda s: s.score([5], chunk_length=0), 'chunk_length=0 must be at least'),
     (lambda s: s.score([]), 'list of prompts is empty'),
     (lambda s: s.score([5, 300]), 'Token id 300 in prompt 0'),

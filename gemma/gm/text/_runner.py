@@ -295,7 +295,7 @@ class Runner:
     rows = len(contexts)
     if self.prefix_cache is None:
       return self._empty(rows, capacity, sharding), [0] * rows
-    self.prefix_cache.bind(self.params, self.draft)
+    self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
     # The last token is always computed: what follows is predicted from it.
     shared = _prefix_cache.common_prefix(contexts)
     shared = min(shared, min(map(len, contexts)) - 1)
