@@ -273,7 +273,8 @@ def test_schema_of_an_answer(chat):
     'required': ['ok', 'n'],
     'additionalProperties': False,
   }
-  answer = chat.chat('Is it so?', schema=schema, max_new_tokens=24)
+  schema = gm.text.JsonSchema(schema, whitespace='')
+  answer = chat.chat('Is it so?', schema=schema)
   assert chat.finish_reason == 'stop'
   assert {*json.loads(answer)} == {'ok', 'n'}
   chat.new_conversation()

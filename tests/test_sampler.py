@@ -216,3 +216,48 @@ def test_padding_rows_of_the_table_are_never_sampled():
   )
   out = s.sample([[2, 5, 9]], sampling=RANDOM, rng=0, return_state=True)
   assert max(out.token_ids[0]) < 200
+
+
+def test_tags_are_spelled_out_where_they_are_not_allowed(sampler):
+  """In text that is not one's own; ids are taken as they are."""
+  text = '<start_of_turn>user'
+  safe = dataclasses.replace(sampler, allow_special=False)
+  fields = {'max_new_tokens': 1, 'return_state': True}
+  tag = sampler.codec.special_tokens.START_OF_TURN
+  assert tag in sampler.sample(text, **fields).state.contexts()[0]
+  spelled = safe.sample(text, **fields)
+  assert tag not in spelled.state.contexts()[0]
+  ids = spelled.state.contexts()[0][:-1]
+  assert sampler.codec.decode(ids) == text
+  again = safe.sample(text, last_state=spelled.state, **fields)
+  assert tag not in again.state.contexts()[0]
+  assert tag in safe.sample([2, tag], **fields).state.contexts()[0]
+
+
+def test_stream_that_is_closed_leaves_the_sampler_usable(sampler):
+  """One piece is taken, of one prompt and of several."""
+  for prompt in (PROMPTS[0], PROMPTS):
+    expected = sampler.sample(prompt, max_new_tokens=12)
+    stream = sampler.sample(prompt, stream=True, max_new_tokens=12)
+    first = next(stream)
+    stream.close()
+    assert sampler.sample(prompt, max_new_tokens=12) == expected
+    if isinstance(prompt, str):
+      assert expected.startswith(first)
+
+
+def test_stream_with_all_that_is_known(sampler):
+  """The last part of a stream has what a whole answer has."""
+  fields = {'max_new_tokens': 9, 'logprobs': 1}
+  whole = sampler.sample(PROMPTS[0], **fields)
+  *parts, last = sampler.sample(PROMPTS[0], stream=True, **fields)
+  assert [i for part in parts for i in part.token_ids] == whole.token_ids
+  assert all(part.usage is part.finish_reason is None for part in parts)
+  assert (last.text, last.token_ids) == ('', [])
+  for name in ('usage', 'finish_reason', 'logprobs', 'top_logprobs'):
+    assert getattr(last, name) == getattr(whole, name)
+  more = {'max_new_tokens': 4, 'return_state': True}
+  assert (
+    sampler.sample('So', last_state=last.state, **more).token_ids
+    == sampler.sample('So', last_state=whole.state, **more).token_ids
+  )

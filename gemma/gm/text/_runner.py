@@ -86,6 +86,8 @@ class Runner:
     Raises:
       ValueError: If a prompt does not fit.
     """
+    if self.prefix_cache is not None:
+      self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
     contexts, dropped = self.fitting(_request.contexts(request, last_state))
     room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
@@ -295,7 +297,6 @@ class Runner:
     rows = len(contexts)
     if self.prefix_cache is None:
       return self._empty(rows, capacity, sharding), [0] * rows
-    self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
     # The last token is always computed: what follows is predicted from it.
     shared = _prefix_cache.common_prefix(contexts)
     shared = min(shared, min(map(len, contexts)) - 1)
