@@ -359,7 +359,7 @@ class Runner:
       context=_padded(contexts, capacity + 1),
       dropped=jnp.asarray(dropped, jnp.int32),
       cache=caches.model,
-      rng=request.keys,
+      rng=jnp.copy(request.keys),  # Buffers of a state are reused.
       settings=_settings.stack(request.numbers, size, biased=request.biased),
       seen=seen,
       trace=_state.Trace.empty(
