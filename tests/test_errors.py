@@ -268,6 +268,7 @@ BAD_SAMPLES = {
     {'prompt': 'a', 'images': np.zeros((8, 8, 3))},
     'Transformer does not support vision, but images were given',
   ),
+  'schema': ({'prompt': 'a', 'schema': 3}, 'int is no JSON schema: give a dict'),
   'no alternatives': ({'prompt': 'a', 'logprobs': -1}, 'logprobs=-1'),
   'alternatives': (
     {'prompt': 'a', 'logprobs': 2049}, 'between 0 and 2048, the rows of'
@@ -321,12 +322,19 @@ def test_prompt_of_no_known_form(tiny):
     sampler.sample({'role': 'user'})
 
 
-@pytest.mark.parametrize('prompt', ['', '  \n', None])
-def test_empty_chat(tiny, prompt):
+@pytest.mark.parametrize(
+  'prompt, kind, message',
+  [
+    ('', ValueError, 'is empty'),
+    ('  \n', ValueError, 'is empty'),
+    (None, TypeError, 'The prompt is a NoneType: None. Give a string'),
+  ],
+)
+def test_empty_chat(tiny, prompt, kind, message):
   chat = gm.text.ChatSampler(
     model=tiny.model, params=tiny.params, tokenizer=tiny.tokenizer
   )
-  with pytest.raises(ValueError, match='is empty'):
+  with pytest.raises(kind, match=message):
     chat.chat(prompt)
 
 

@@ -14,8 +14,8 @@ COUNT = 37
 METHODS = (
   gm.text.Greedy(),
   gm.text.RandomSampling(),
-  gm.text.Chain([gm.text.RandomSampling(), gm.text.Penalties(frequency=1.0)]),
-  gm.text.Chain([gm.text.Greedy(), gm.text.LogitBias(bias={7: 3.0})]),
+  gm.text.Chain(gm.text.RandomSampling(), gm.text.Penalties(frequency=1.0)),
+  gm.text.Chain(gm.text.Greedy(), gm.text.LogitBias(bias={7: 3.0})),
 )
 
 

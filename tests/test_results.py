@@ -200,7 +200,7 @@ def test_growth_changes_nothing(monkeypatch, prompt):
   fields = {'sampling': RANDOM, 'rng': 0, 'return_state': True}
   prompts = [prompt, prompt[:2]]
   expected = CASE.sampler(cache_length=50).sample(prompts, **fields)
-  monkeypatch.setattr(_runner, '_CAPACITY', 8)
+  monkeypatch.setattr(_runner, '_CAPACITY', 12)
   monkeypatch.setattr(_runner, '_ANSWER', 1)
   growing = CASE.sampler(cache_length=23)
   out = growing.sample(prompts, **fields)
@@ -229,7 +229,7 @@ def test_nothing_is_compiled_after_warmup(monkeypatch):
   for method in (
     gm.text.RandomSampling(temperature=0.3),
     gm.text.TopPSampling(p=0.4),
-    gm.text.Chain([gm.text.MinP(), gm.text.TopkSampling(k=7)]),
+    gm.text.Chain(gm.text.MinP(), gm.text.TopkSampling(k=7)),
   ):
     out = sampler.sample(prompt, sampling=method, **fields)
     sampler.sample(prompt, last_state=out.state, **fields)

@@ -44,11 +44,11 @@ def draws(method, logits=LOGITS, count=4000):
     (gm.text.MinP(p=1.0), [1, 0, 0, 0]),
     (gm.text.LogitBias(bias={0: -100, 3: 1.0986}), [0, 0.375, 0.25, 0.375]),
     (
-      gm.text.Chain([gm.text.TopkSampling(k=3), gm.text.TopPSampling(p=0.7)]),
+      gm.text.Chain(gm.text.TopkSampling(k=3), gm.text.TopPSampling(p=0.7)),
       [4 / 7, 3 / 7, 0, 0],
     ),
     (
-      gm.text.Chain([gm.text.LogitBias(bias={3: 9.0}), gm.text.Greedy()]),
+      gm.text.Chain(gm.text.LogitBias(bias={3: 9.0}), gm.text.Greedy()),
       [0, 0, 0, 1],
     ),
   ],
@@ -191,7 +191,7 @@ def test_greedy_with_penalties_step_by_step():
   case = cases.CASES[4]
   method = gm.text.Penalties(repetition=1.3, frequency=0.4, presence=0.8)
   (prompt,) = case.prompts(9)
-  sampling = gm.text.Chain([gm.text.Greedy(), method])
+  sampling = gm.text.Chain(gm.text.Greedy(), method)
   out = case.sampler().sample(prompt, sampling=sampling, return_state=True)
   tokens = np.array([prompt + out.token_ids])
   logits = np.array(case.apply(tokens).logits[0], np.float64)
@@ -209,15 +209,18 @@ def test_chain_is_the_same_in_any_order():
   parts = [
     gm.text.Penalties(repetition=1.2),
     gm.text.TopkSampling(k=20, temperature=0.7),
-    gm.text.Chain([gm.text.TopPSampling(p=0.9), gm.text.MinP(p=0.1)]),
+    gm.text.Chain(gm.text.TopPSampling(p=0.9), gm.text.MinP(p=0.1)),
     gm.text.LogitBias(bias={5: 1.0}),
   ]
   numbers = {
     'repetition': 1.2, 'top_k': 20, 'temperature': 0.7, 'top_p': 0.9,
     'min_p': 0.1, 'bias': {5: 1.0}, 'frequency': 0.0, 'presence': 0.0,
   }  # fmt: skip
-  assert gm.text.Chain(parts).numbers() == numbers
-  assert gm.text.Chain(parts[::-1]).numbers() == numbers
+  assert gm.text.Chain(*parts).numbers() == numbers
+  assert gm.text.Chain(*parts[::-1]).numbers() == numbers
+  assert gm.text.Chain(parts[1]) == gm.text.Chain(parts[1])
+  assert gm.text.Chain(parts[1]) != gm.text.Chain(parts[0])
+  assert hash(gm.text.Chain(parts[1])) == hash(gm.text.Chain(parts[1]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +243,7 @@ def test_method_of_a_user():
   (prompt,) = case.prompts(4)
   out = sampler.sample(prompt, sampling=Last(), **fields)
   assert out.token_ids == [298] * 3
-  chain = gm.text.Chain([gm.text.TopkSampling(k=1), Last()])
+  chain = gm.text.Chain(gm.text.TopkSampling(k=1), Last())
   out = sampler.sample(prompt, sampling=chain, **fields)
   greedy = sampler.sample(prompt, **fields)
   assert out.token_ids == greedy.token_ids
@@ -256,27 +259,24 @@ BAD = {
   'repetition': (
     lambda: gm.text.Penalties(repetition=0), 'repetition=0 must be above 0'
   ),
-  'empty chain': (lambda: gm.text.Chain([]), r'Chain\(\[\]\) is empty'),
+  'empty chain': (lambda: gm.text.Chain(), r'Chain\(\) is empty'),
   'two of a kind': (
-    lambda: gm.text.Chain(
-      [gm.text.TopkSampling(k=3), gm.text.TopkSampling(k=5)]
+    lambda: gm.text.Chain(gm.text.TopkSampling(k=3), gm.text.TopkSampling(k=5)
     ),
     'top_k is both 3 and 5',
   ),
   'nested': (
-    lambda: gm.text.Chain(
-      [gm.text.Greedy(), gm.text.Chain([gm.text.MinP(temperature=0.5)])]
+    lambda: gm.text.Chain(gm.text.Greedy(), gm.text.Chain(gm.text.MinP(temperature=0.5))
     ),
     'temperature is both 0.0 and 0.5',
   ),
   'two biases': (
-    lambda: gm.text.Chain(
-      [gm.text.LogitBias(bias={1: 1.0}), gm.text.LogitBias(bias={2: 1.0})]
+    lambda: gm.text.Chain(gm.text.LogitBias(bias={1: 1.0}), gm.text.LogitBias(bias={2: 1.0})
     ),
     'bias is both',
   ),
   'two of your own': (
-    lambda: gm.text.Chain([Last(), gm.text.Chain([Last(skip=1)])]),
+    lambda: gm.text.Chain(Last(), gm.text.Chain(Last(skip=1))),
     'would each pick the token',
   ),
   'penalties alone': (

@@ -56,7 +56,7 @@ def test_turns_and_growth_of_the_cache(name, monkeypatch):
   prompts = CASE.prompts(*LENGTHS)
   fields = {'cache_length': 100, 'max_out_length': 16}
   expected, plain = three_turns(CASE.sampler(**fields), prompts)
-  monkeypatch.setattr(_runner, '_CAPACITY', 24)
+  monkeypatch.setattr(_runner, '_CAPACITY', 50)
   monkeypatch.setattr(_runner, '_ANSWER', 1)
   sampler = CASE.sampler(draft=DRAFTS[name], **fields)
   answers, state = three_turns(sampler, prompts)
@@ -117,7 +117,7 @@ def test_lookup_finds_what_followed(context, guesses):
   assert tokens[: int(count)].tolist() == guesses
 
 
-ROWS = 4000
+ROWS = 2000
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +134,10 @@ def toy():
   [
     gm.text.RandomSampling(),
     gm.text.TopkSampling(k=4, temperature=1.5),
-    gm.text.Chain([gm.text.RandomSampling(), gm.text.Penalties(presence=2.0)]),
+    pytest.param(
+      gm.text.Chain(gm.text.RandomSampling(), gm.text.Penalties(presence=2.0)),
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=['random', 'top-k', 'penalties'],
 )
