@@ -268,7 +268,7 @@ BAD_SAMPLES = {
     {'prompt': 'a', 'images': np.zeros((8, 8, 3))},
     'Transformer does not support vision, but images were given',
   ),
-  'schema': ({'prompt': 'a', 'schema': 3}, 'int is no JSON schema: give a dict'),
+  'schema': ({'prompt': 'a', 'schema': 3}, 'int is no JSON schema: give a'),
   'no alternatives': ({'prompt': 'a', 'logprobs': -1}, 'logprobs=-1'),
   'alternatives': (
     {'prompt': 'a', 'logprobs': 2049}, 'between 0 and 2048, the rows of'

@@ -259,19 +259,22 @@ BAD = {
   'repetition': (
     lambda: gm.text.Penalties(repetition=0), 'repetition=0 must be above 0'
   ),
-  'empty chain': (lambda: gm.text.Chain(), r'Chain\(\) is empty'),
+  'empty chain': (gm.text.Chain, r'Chain\(\) is empty'),
   'two of a kind': (
-    lambda: gm.text.Chain(gm.text.TopkSampling(k=3), gm.text.TopkSampling(k=5)
+    lambda: gm.text.Chain(
+      gm.text.TopkSampling(k=3), gm.text.TopkSampling(k=5)
     ),
     'top_k is both 3 and 5',
   ),
   'nested': (
-    lambda: gm.text.Chain(gm.text.Greedy(), gm.text.Chain(gm.text.MinP(temperature=0.5))
+    lambda: gm.text.Chain(
+      gm.text.Greedy(), gm.text.Chain(gm.text.MinP(temperature=0.5))
     ),
     'temperature is both 0.0 and 0.5',
   ),
   'two biases': (
-    lambda: gm.text.Chain(gm.text.LogitBias(bias={1: 1.0}), gm.text.LogitBias(bias={2: 1.0})
+    lambda: gm.text.Chain(
+      gm.text.LogitBias(bias={1: 1.0}), gm.text.LogitBias(bias={2: 1.0})
     ),
     'bias is both',
   ),
