@@ -236,6 +236,7 @@ def published(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
   """The loop of the published package."""
   import jax
   import jax.numpy as jnp
+
   from gemma import gm
   from gemma.gm.text import _sampler_loop
   from gemma.gm.text import _sampling

@@ -250,11 +250,12 @@ def torch_model(dtype: str) -> Any:
 
 def published_state(row: Mapping[str, Any], cache: int) -> tuple[Any, ...]:
   """Model, parameters and a function that fills a cache, as published."""
+  from gemma.gm.utils import _types
   import jax
   import jax.numpy as jnp
+
   from gemma import gm
   from gemma.gm.text import _prefill
-  from gemma.gm.utils import _types
 
   model = gm.nn.Gemma3_270M(dtype=jnp.dtype(row['dtype']), tokens='batch.input')
   params = flax_params(model, row['dtype'])
