@@ -302,13 +302,6 @@ def test_samplers_that_are_none(fields, message):
     CASE.sampler(**fields)
 
 
-def test_last_state_of_other_rows():
-  sampler = CASE.sampler(cache_length=16, max_out_length=4)
-  state = sampler.sample([[5, 6], [7]], return_state=True).state
-  with pytest.raises(ValueError, match='1 prompts cannot follow a last_state'):
-    sampler.sample([5], last_state=state)
-
-
 def test_stop_tokens_that_are_one_string():
   with pytest.raises(ValueError, match="'ab' is one string. Give a list"):
     CASE.sampler(stop_tokens='ab').sample([5])

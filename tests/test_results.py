@@ -120,6 +120,12 @@ def test_state_reads_as_published(sampler, prompt):
   assert state.rng.shape == (2,)
 
 
+def test_last_state_of_other_rows(sampler, prompt):
+  state = sampler.sample([prompt, prompt[:4]], return_state=True).state
+  with pytest.raises(ValueError, match='1 prompts cannot follow a last_state'):
+    sampler.sample(prompt, last_state=state)
+
+
 @pytest.mark.parametrize('length', [1, 9, 20, 21])
 def test_full_cache_stops_or_raises(prompt, length):
   """A cache of 21 tokens: as many go in, and one more comes out."""
