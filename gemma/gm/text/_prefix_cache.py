@@ -112,11 +112,14 @@ class PrefixCache:
       )
     self._owner = objects
 
-  def find(self, ids: Sequence[int]) -> tuple[int, Caches | None, int]:
+  def find(
+    self, ids: Sequence[int], *, most: int
+  ) -> tuple[int, Caches | None, int]:
     """The longest beginning that is at hand.
 
     Args:
       ids: A prompt.
+      most: Largest cache that is of use.
 
     Returns:
       Its length; caches of one row that hold it; and the length that an entry
@@ -126,7 +129,8 @@ class PrefixCache:
     for kept, caches in self._entries.items():
       n = common_prefix([kept, ids])
       common = max(common, n)
-      if n > best and caches.can_cut(len(kept), n):
+      fits = caches.model.cache_length <= most
+      if n > best and fits and caches.can_cut(len(kept), n):
         best, source = n, kept
     if source is None:
       return 0, None, common

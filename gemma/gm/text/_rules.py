@@ -44,7 +44,11 @@ def make_rules(
     ends.append(tool)
   stopping = np.zeros(size, bool)
   stopping[[i for i in ends if i < size] + _ids(tokenizer, stops, size)] = True
-  return _step.Rules(banned=jnp.asarray(banned), stops=jnp.asarray(stopping))
+  return _step.Rules(
+    banned=jnp.asarray(banned),
+    stops=jnp.asarray(stopping),
+    end=jnp.int32(special.EOS),
+  )
 
 
 def _ids(

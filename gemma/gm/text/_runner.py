@@ -142,6 +142,7 @@ class Runner:
     steps: int = _WHOLE,
     *,
     most_idle: int | None = None,
+    prompts: Sequence[int] | None = None,
   ) -> _state.SamplingState:
     """Decodes on, and makes room for rows that have none left.
 
@@ -150,6 +151,7 @@ class Runner:
       request: What was asked for.
       steps: Most passes of the model.
       most_idle: Go on only while at most so many rows are idle.
+      prompts: The prompt of each row, if they are not in order.
 
     Raises:
       ValueError: If a row is full and `on_full` is `error`.
@@ -174,7 +176,7 @@ class Runner:
     if self.on_full == 'error':
       row = int(stuck[0])
       raise ValueError(
-        f'Row {row} filled the cache of {capacity} tokens after '
+        f'Prompt {row if prompts is None else prompts[row]} filled the cache of {capacity} tokens after '
         f'{int(state.count[row])} sampled ones. Raise cache_length, lower '
         "max_new_tokens, or choose on_full='stop' or 'roll'."
       )
@@ -236,9 +238,11 @@ class Runner:
     return fitting, [len(old) - len(new) for old, new in both]
 
   def _fits(self, state: _state.SamplingState) -> bool:
-    """Whether a state has the caches that this draft needs, if there is one."""
+    """Whether a state has caches of this length, and those of this draft."""
     has_draft = state.draft_cache is not None
     lookahead = self.draft.num_tokens if self.draft else 0
+    if state.cache.cache_length > self.cache_length:
+      return False
     return has_draft == isinstance(self.draft, _drafts.DraftModel) and all(
       layer.lookahead == lookahead for layer in state.cache.layers.values()
     )
@@ -301,7 +305,9 @@ class Runner:
     shared = _prefix_cache.common_prefix(contexts)
     shared = min(shared, min(map(len, contexts)) - 1)
     first = contexts[0][:shared]
-    known, caches, common = self.prefix_cache.find(first)
+    known, caches, common = self.prefix_cache.find(
+      first, most=self.cache_length
+    )
     if caches is None:
       caches = self._empty(1, capacity, sharding)
     capacity = max(capacity, caches.model.cache_length)

@@ -139,7 +139,7 @@ class Sampler:
       max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
         has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
-        token (for a batch, over lists of pieces).
+        token (for a batch, over lists of pieces). All prompts are one batch.
       sampling: In place of the sampler's own; a list has one for each prompt.
       rng: Seed, or random key; by default a new one for each call.
       return_state: Whether to return a `SamplerOutput` in place of text. That
@@ -152,7 +152,8 @@ class Sampler:
       schema: What the answer must be: a JSON schema, a pydantic class, `Regex`
         or `Lark`. The text then comes without an end tag.
       logits_mask: A function from a row's tokens, `int32[S]`, and their number
-        to the tokens that may come next, `bool[V]`. It is compiled in.
+        to the tokens that may come next, `bool[V]`. It is compiled in. A row
+        for which it leaves nothing ends.
       logprobs: Record the log-probability of each token, and of so many likely
         ones. They are the model's own, whatever the sampling method.
       return_hidden_states: Record the state that each token came from.
