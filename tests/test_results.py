@@ -141,7 +141,9 @@ def test_full_cache_stops_or_raises(prompt, length):
   if not full:
     assert strict.sample(prompt) == out.text
     return
-  message = f'Prompt 0 filled the cache of 21 tokens after {22 - length} sampled'
+  message = (
+    f'Prompt 0 filled the cache of 21 tokens after {22 - length} sampled'
+  )
   with pytest.raises(ValueError, match=message):
     strict.sample(prompt)
 

@@ -86,6 +86,16 @@ def test_mask_of_a_users_own(sampler):
   assert alone == out.text[2]
 
 
+def test_mask_that_leaves_nothing_ends_the_row(sampler):
+  def three(tokens, count):
+    return jnp.ones(2048, bool) & (count < 8)
+
+  row = [2, 300, 301, 302, 303]
+  out = sampler.sample(row, logits_mask=three, return_state=True)
+  assert out.finish_reason == 'eos'
+  assert len(out.token_ids) == 4
+
+
 def test_mask_with_guesses(sampler):
   """Guesses are checked against the mask, each at its own place."""
   draft = gm.text.PromptLookup(num_tokens=2, ngram=1)

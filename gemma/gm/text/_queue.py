@@ -66,9 +66,7 @@ def run(
           owner[slot], known[slot] = prompt, n
         continue  # Some may be done with their first token.
       most_idle = min(group, len(waiting)) - 1 if waiting else slots
-      state = runner.advance(
-        state, request, most_idle=most_idle, prompts=owner
-      )
+      state = runner.advance(state, request, most_idle=most_idle, prompts=owner)
 
 
 def _refill(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import time
 from typing import Any
@@ -175,8 +176,9 @@ class Runner:
       return state.grow(self.capacity(capacity + 1))
     if self.on_full == 'error':
       row = int(stuck[0])
+      prompt = row if prompts is None else prompts[row]
       raise ValueError(
-        f'Prompt {row if prompts is None else prompts[row]} filled the cache of {capacity} tokens after '
+        f'Prompt {prompt} filled the cache of {capacity} tokens after '
         f'{int(state.count[row])} sampled ones. Raise cache_length, lower '
         "max_new_tokens, or choose on_full='stop' or 'roll'."
       )

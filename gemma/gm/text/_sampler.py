@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
-import random
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _place
@@ -167,7 +165,7 @@ class Sampler:
         id outside of the table, or arguments do not go together.
     """
     _check_images(images, self.model)
-    _check_logprobs(logprobs, self.model.config.num_embed)
+    _request.check_logprobs(logprobs, self.model.config.num_embed)
     prompts = _prompt.encode(
       self.codec,
       prompt,
@@ -177,9 +175,11 @@ class Sampler:
     )
     request = self._new_request(
       prompts.rows,
-      limits=self._limits(max_new_tokens, len(prompts.rows)),
+      limits=_request.limits_of(
+        max_new_tokens, len(prompts.rows), most=self.max_out_length
+      ),
       sampling=self.sampling if sampling is None else sampling,
-      key=_as_key(rng),
+      key=_request.as_key(rng),
       schema=schema,
       logits_mask=logits_mask,
       logprobs=logprobs,
@@ -276,9 +276,9 @@ class Sampler:
     """
     request = self._new_request(
       [[int(self.codec.special_tokens.BOS)]] * batch_size,
-      limits=self._limits(None, batch_size),
+      limits=[self.max_out_length] * batch_size,
       sampling=self.sampling,
-      key=_as_key(0),
+      key=_request.as_key(0),
     )
     # Nothing of this is worth keeping.
     runner = dataclasses.replace(self._runner, prefix_cache=None)
@@ -287,7 +287,7 @@ class Sampler:
   @functools.cached_property
   def codec(self) -> _tokenizer.Tokenizer:
     """The tokenizer, whether it was given or is the model's own."""
-    return resolve_tokenizer(self.model, self.tokenizer)
+    return _rules.resolve_tokenizer(self.model, self.tokenizer)
 
   @functools.cached_property
   def _model(self) -> _transformer.Transformer:
@@ -322,27 +322,6 @@ class Sampler:
       num_embed=self.model.config.num_embed,
       allow_special=self.allow_special,
     )
-
-  def _limits(
-    self, max_new_tokens: int | Sequence[int] | None, rows: int
-  ) -> list[int]:
-    """Most tokens of each row."""
-    if max_new_tokens is None or isinstance(max_new_tokens, int | np.integer):
-      limits = [int(max_new_tokens or self.max_out_length)] * rows
-    else:
-      limits = [int(limit) for limit in max_new_tokens]
-    if len(limits) != rows:
-      raise ValueError(
-        f'max_new_tokens has {len(limits)} numbers for {rows} prompts.'
-      )
-    if min(limits) < 1:
-      raise ValueError(f'max_new_tokens={min(limits)} is below 1.')
-    if max(limits) > self.max_out_length:
-      raise ValueError(
-        'max_new_tokens should be smaller or equal to max_out_length: '
-        f'{max(limits)} > {self.max_out_length}. Raise max_out_length.'
-      )
-    return limits
 
   def _new_request(
     self,
@@ -442,45 +421,6 @@ class Sampler:
       cached=known,
       cache_length=self.cache_length,
       keep_end=not request.guides,
-    )
-
-
-def resolve_tokenizer(
-  model: _transformer.Transformer, tokenizer: _tokenizer.Tokenizer | None
-) -> _tokenizer.Tokenizer:
-  """The tokenizer of a model, or the given one if the two go together."""
-  version = model.INFO.tokenizer_version
-  if tokenizer is None:
-    if not version:
-      raise ValueError(
-        f'{type(model).__name__} does not say which tokenizer it has. Give '
-        'tokenizer=, such as gm.from_pretrained(folder).tokenizer.'
-      )
-    return _tokenizer.Tokenizer.from_version(version)
-  if version and tokenizer.VERSION and version != tokenizer.VERSION:
-    raise ValueError(
-      f'Incompatible model and tokenizer: {type(model).__name__} needs version '
-      f'{version}, {type(tokenizer).__name__} is {tokenizer.VERSION}.'
-    )
-  return tokenizer
-
-
-def _as_key(rng: int | jax.Array | None) -> jax.Array:
-  """A typed random key from a seed or a key of either kind."""
-  if rng is None:
-    rng = random.getrandbits(31)
-  if isinstance(rng, int | np.integer):
-    return jax.random.key(int(rng))
-  if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-    return rng
-  return jax.random.wrap_key_data(rng)
-
-
-def _check_logprobs(logprobs: int | None, size: int) -> None:
-  if logprobs is not None and not 0 <= logprobs <= size:
-    raise ValueError(
-      f'logprobs={logprobs} alternatives of each token: give a number between '
-      f'0 and {size}, the rows of the table.'
     )
 
 
