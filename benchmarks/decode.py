@@ -68,6 +68,7 @@ PARTS = ('weights', 'cache', 'head', 'sampling')
 
 
 def name(row: dict[str, Any]) -> str:
+  """What a row is called."""
   return f'{row["dtype"]}, batch {row["batch"]}, cache {row["cache"]}'
 
 
@@ -236,6 +237,7 @@ def published(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
   """The loop of the published package."""
   import jax
   import jax.numpy as jnp
+
   from gemma import gm
   from gemma.gm.text import _sampler_loop
   from gemma.gm.text import _sampling

@@ -97,6 +97,7 @@ class Side:
     return self._read()
 
   def close(self) -> None:
+    """Ends the process."""
     assert self._process.stdin is not None
     self._process.stdin.close()
     self._process.wait()
@@ -193,6 +194,7 @@ def noise(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def prompt(batch: int, length: int, vocab: int = 200_000) -> np.ndarray:
+  """Random ids that are no special tokens."""
   rng = np.random.default_rng(1)
   return rng.integers(10, vocab, (batch, length), dtype=np.int32)
 
@@ -250,11 +252,12 @@ def torch_model(dtype: str) -> Any:
 
 def published_state(row: Mapping[str, Any], cache: int) -> tuple[Any, ...]:
   """Model, parameters and a function that fills a cache, as published."""
+  from gemma.gm.utils import _types
   import jax
   import jax.numpy as jnp
+
   from gemma import gm
   from gemma.gm.text import _prefill
-  from gemma.gm.utils import _types
 
   model = gm.nn.Gemma3_270M(dtype=jnp.dtype(row['dtype']), tokens='batch.input')
   params = flax_params(model, row['dtype'])
