@@ -68,6 +68,7 @@ PARTS = ('weights', 'cache', 'head', 'sampling')
 
 
 def name(row: dict[str, Any]) -> str:
+  """What a row is called."""
   return f'{row["dtype"]}, batch {row["batch"]}, cache {row["cache"]}'
 
 

@@ -1,4 +1,4 @@
-"""Tokens per second and memory of a prompt through Gemma 3 270M, next to others.
+"""Tokens per second and memory of a prompt through Gemma 3 270M, with peers.
 
 Command: `python benchmarks/prefill.py --published-python PYTHON`, where PYTHON
 has the published package; `--transformers-python`, if this one has no torch.
@@ -50,6 +50,7 @@ def main() -> None:
 
 
 def name(row: dict[str, Any]) -> str:
+  """What a row is called."""
   return f'{row["dtype"]}, {row["length"]} tokens'
 
 
@@ -78,6 +79,7 @@ def line(row: dict[str, Any], results: dict[str, dict[str, float]]) -> str:
 
 
 def timed(run: Callable[[], Any], length: int) -> dict[str, float]:
+  """Tokens per second of a call, and its memory."""
   before = peers.restart_peak()
   start = time.perf_counter()
   run()

@@ -1,10 +1,14 @@
 """Products with weights: the same numbers and gradients as plain einsums."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gemma import gm
+from gemma.gm.math import _lookup
 from gemma.gm.math import _project
 
 EQN = 'BLD,CFD->CBLF'
@@ -71,3 +75,74 @@ def test_a_frozen_weight_has_no_product_of_its_own():
 
   text = str(jax.make_jaxpr(jax.grad(loss))(x))
   assert text.count('dot_general[') == 2
+
+
+@pytest.mark.parametrize('batch', [1, 8])
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_a_decode_loop_copies_neither_weights_nor_cache(batch, dtype):
+  """Two layers as wide as those of 270M: the compiled bytes, not the time."""
+  config = dataclasses.replace(
+    gm.nn.Gemma3_270M().config,
+    num_embed=8192,
+    attention_types=(
+      gm.nn.config.AttentionType.LOCAL_SLIDING,
+      gm.nn.config.AttentionType.GLOBAL,
+    ),
+  )
+  model = gm.nn.Transformer(config=config, dtype=dtype)
+  tokens = jnp.ones((batch, 1), jnp.int32)
+  params = model.init(jax.random.key(0), tokens)
+  cache = model.init_cache(batch_size=batch, dtype=dtype, cache_length=2048)
+
+  leaves, tree = jax.tree.flatten(cache)
+
+  def loop(params, tokens, leaves):
+    def step(carry):
+      tokens, cache = carry[0], jax.tree.unflatten(tree, carry[1])
+      out = model.apply(params, tokens, cache=cache)
+      tokens = jnp.argmax(out.logits, axis=-1).astype(jnp.int32)
+      return tokens, jax.tree.leaves(out.cache)
+
+    return jax.lax.while_loop(lambda c: c[0][0, 0] > 0, step, (tokens, leaves))
+
+  compiled = jax.jit(loop, donate_argnums=2).lower(params, tokens, leaves)
+  temporary = compiled.compile().memory_analysis().temp_size_in_bytes
+  weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+  assert temporary < weights / 16
+  assert temporary < cache.nbytes
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_rows_of_a_table_and_their_gradient(dtype):
+  table = jnp.asarray(np.random.RandomState(0).normal(size=(7, 4)), dtype)
+  index = jnp.array([[3, 0], [3, 6]])
+  np.testing.assert_array_equal(_lookup.lookup(table, index), table[index])
+
+  def loss(rows, table):
+    return jnp.sum(jnp.square(rows(table, index).astype(jnp.float32)))
+
+  expected = jax.grad(loss, argnums=1)(lambda t, i: t[i], table)
+  got = jax.grad(loss, argnums=1)(_lookup.lookup, table)
+  np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+  ('eqn', 'shape'),
+  [
+    ('BTD,NDH->BTNH', (4, 64, 16)),
+    ('BTD,CKDH->CBTKH', (2, 1, 64, 16)),
+    ('BTNH,NHD->BTD', (4, 16, 32)),
+    ('BLF,FD->BLD', (64, 32)),
+    ('BLD,CDF->CBLF', (2, 64, 32)),
+    ('BLD,VD->BLV', (32, 64)),
+  ],
+)
+@pytest.mark.parametrize('rows', [1, 5])
+def test_every_equation_of_the_model(eqn, shape, rows):
+  rng = np.random.RandomState(0)
+  width = (4, 16) if eqn.startswith('BTNH') else (64,)
+  x = jnp.asarray(rng.normal(size=(2, rows, *width)), jnp.bfloat16)
+  w = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+  out = _project.project(eqn, x[:1], w, jnp.float32)
+  wide = jnp.einsum(eqn, x[:1].astype(jnp.float32), w.astype(jnp.float32))
+  np.testing.assert_allclose(out, wide, atol=1e-4)

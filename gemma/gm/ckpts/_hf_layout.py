@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import re
+from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gemma.gm.nn import _config
 
@@ -35,14 +37,11 @@ class Row:
   heads: int | None = None
   rows: int | None = None
 
-  def without_names(self) -> 'Row':
-    """What the row does, whichever layer it is for."""
-    return dataclasses.replace(self, path='', names=('',) * len(self.names))
-
-  def read(self, tensors: Sequence[jax.Array]) -> jax.Array:
-    """The parameter from its tensors."""
+  def read(self, tensors: Sequence[Any]) -> Any:
+    """The parameter from its tensors; of NumPy if they are."""
     parts = [self._rearrange(x[: self.rows], self.pattern) for x in tensors]
-    return jnp.stack(parts) if len(parts) > 1 else parts[0]
+    stack = np.stack if isinstance(parts[0], np.ndarray) else jnp.stack
+    return stack(parts) if len(parts) > 1 else parts[0]
 
   def write(self, param: jax.Array) -> list[jax.Array]:
     """The tensors from the parameter; the inverse of `read`."""
@@ -50,7 +49,7 @@ class Row:
     inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
     return [self._rearrange(x, inverse) for x in parts]
 
-  def _rearrange(self, x: jax.Array, pattern: str | None) -> jax.Array:
+  def _rearrange(self, x: Any, pattern: str | None) -> Any:
     if pattern is None:
       return x
     sizes = {} if self.heads is None else {'n': self.heads}

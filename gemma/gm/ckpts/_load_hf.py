@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
-import functools
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -63,7 +63,7 @@ def load_hf(
   done, flat = 0, {}
   for row in rows:
     parts = [tensors.read(names[name]) for name in row.names]
-    flat[row.path] = _read(parts, row.without_names(), dtype)
+    flat[row.path] = _read(parts, row, dtype)
     done += sum(tensors.nbytes(names[name]) for name in row.names)
     if on_progress is not None:
       on_progress(done, total)
@@ -89,8 +89,14 @@ def _plain_names(
 def _targets(
   config: _config.TransformerConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  model = _transformer.Transformer(config=config)
-  return _tree.flatten(_transformer.param_shapes(model))
+  """Shape of every parameter, from one layer of each kind: it is quicker."""
+  kinds = tuple(dict.fromkeys(config.attention_types))
+  small = dataclasses.replace(config, attention_types=kinds)
+  shapes = _transformer.param_shapes(_transformer.Transformer(config=small))
+  layers = [shapes.pop(f'layer_{i}') for i in range(len(kinds))]
+  for i, kind in enumerate(config.attention_types):
+    shapes[f'layer_{i}'] = layers[kinds.index(kind)]
+  return _tree.flatten(shapes)
 
 
 def _check(
@@ -169,8 +175,12 @@ def _check_head(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _read(parts: list[Any], row: _hf_layout.Row, dtype: Any) -> jax.Array:
-  """One parameter in its final order and dtype; compiled once per shape."""
+def _read(
+  parts: list[np.ndarray], row: _hf_layout.Row, dtype: Any
+) -> jax.Array:
+  """One parameter in its final order and dtype.
+
+  By NumPy: to compile a program for each shape takes longer than to copy.
+  """
   out = row.read(parts)
-  return out if dtype is None else out.astype(dtype)
+  return jnp.asarray(out if dtype is None else out.astype(dtype))

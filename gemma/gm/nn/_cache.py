@@ -25,8 +25,9 @@ from jaxtyping import Int
 
 from gemma.gm.nn import _config
 
-# On a CPU, JAX before 0.12 scatters a single token into a copy of all slots, in
-# float32; to choose between new and old in every slot works in place.
+# On a CPU, JAX before 0.12 puts a single token into a copy of all slots: of
+# bfloat16, one in float32. To choose between new and old in every slot works in
+# place, and so does a second token that goes nowhere.
 _COPIES = jax.__version_info__ < (0, 12)
 
 
@@ -112,10 +113,14 @@ def _put(
 ) -> Float[Array, 'B S K H']:
   """`old` with `new` in its slots; none if the slot is out of range."""
   new = new.astype(old.dtype)
-  if _COPIES and slot.shape[1] == 1 and jax.default_backend() == 'cpu':
+  one = _COPIES and slot.shape[1] == 1 and jax.default_backend() == 'cpu'
+  if one and old.dtype == jnp.bfloat16:
     here = (jnp.arange(old.shape[1])[None] == slot)[:, :, None, None]
     out = jnp.where(here, new, old)
   else:
+    if one:
+      slot = jnp.pad(slot, [(0, 0), (0, 1)], constant_values=old.shape[1])
+      new = jnp.pad(new, [(0, 0), (0, 1), (0, 0), (0, 0)])
     row = jnp.arange(old.shape[0])[:, None]
     out = old.at[row, slot].set(new, mode='drop')
   # Else the compiler may write twice, for the cache and for its reader, and
