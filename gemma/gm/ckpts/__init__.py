@@ -7,3 +7,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.ckpts._orbax import save_params as save_params
   from gemma.gm.ckpts._paths import CheckpointPath as CheckpointPath
   from gemma.gm.ckpts._save_hf import save_hf as save_hf
+  from gemma.gm.ckpts._transforms import (
+    AnchoredPolicyLoader as AnchoredPolicyLoader,
+  )
+  from gemma.gm.ckpts._transforms import LoadCheckpoint as LoadCheckpoint
+  from gemma.gm.ckpts._transforms import SkipLoRA as SkipLoRA
