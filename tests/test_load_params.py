@@ -105,6 +105,7 @@ def test_written_by_others(name):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings('default')  # It has its own.
 def test_written_by_the_installed_trainer(tmp_path):
   pytest.importorskip('kauldron')
   make_golden_checkpoints._by_kauldron(tmp_path)
