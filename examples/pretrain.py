@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import functools
 import os
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -200,22 +201,6 @@ def make_step(model: gm.nn.Transformer, optimizer):
   return step
 
 
-def save_state(path: pathlib.Path, state: Any, step: int) -> None:
-  """Writes everything that a run needs to go on, whole or not at all."""
-  leaves = [np.asarray(x) for x in jax.tree.leaves(state)]
-  partial = path.with_suffix('.partial.npz')
-  np.savez(partial, step=step, **{f'leaf_{i}': x for i, x in enumerate(leaves)})
-  os.replace(partial, path)
-
-
-def load_state(path: pathlib.Path, like: Any) -> tuple[Any, int]:
-  """What `save_state` wrote, in the structure of `like`."""
-  with np.load(path) as file:
-    leaves, tree = jax.tree.flatten(like)
-    leaves = [jnp.asarray(file[f'leaf_{i}']) for i in range(len(leaves))]
-    return jax.tree.unflatten(tree, leaves), int(file['step'])
-
-
 def row_length(step: int, steps: int) -> int:
   """Tokens of a row at this step."""
   return next(n for share, n in LENGTHS if step < share * steps)
@@ -227,15 +212,15 @@ def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   optimizer = make_optimizer(args.steps)
   params = model.init(jax.random.key(SEED), jnp.ones((1, 8), jnp.int32))
   params = params['params']
-  state, first = (params, optimizer.init(params)), 0
-  checkpoint = out / 'state.npz'
-  if args.resume and checkpoint.exists():
-    state, first = load_state(checkpoint, state)
+  ckpts = gm.ckpts.RunCheckpoints(out / 'checkpoints', keep=1)
+  # Batches follow from the step, so that the run has no more state than this.
+  state, first, _ = ckpts.resume(like=(params, optimizer.init(params)))
   step_fn, start = make_step(model, optimizer), time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
     batch = data.batch(step, row_length(step, args.steps))
-    *state, losses = step_fn(*state, *batch)
+    params, opt_state, losses = step_fn(*state, *batch)
+    state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       chat, text = (float(x) for x in losses)
       print(
@@ -244,7 +229,7 @@ def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
         flush=True,
       )
     if (step + 1) % SAVE_EVERY == 0 or step == last:
-      save_state(checkpoint, state, step + 1)
+      ckpts.save(step + 1, state)
   return state[0]
 
 
@@ -267,6 +252,8 @@ def main() -> None:
   tokenizer_path = out / 'tokenizer.model'
   if not args.resume:
     tokenizer_path.unlink(missing_ok=True)
+    if (out / 'checkpoints').exists():
+      shutil.rmtree(out / 'checkpoints')
   data = Data([split_text(path)[0] for path in args.text], tokenizer_path)
   params = train(args, data, out)
   if args.stop_at:

@@ -12,6 +12,8 @@ import numpy as np
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _sampler
+from gemma.gm.text import _tokenizer
 
 LENGTH = 24  # Four times the window.
 _WINDOW = 6
@@ -58,6 +60,21 @@ class Case:
   ):
     return self.model.init_cache(
       batch_size=rows, dtype=dtype, cache_length=length
+    )
+
+  def prompts(self, *lengths: int) -> list[list[int]]:
+    """Random prompts of these lengths."""
+    rows = self.tokens(len(lengths), max(lengths)).tolist()
+    return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+  def sampler(self, **fields: Any) -> _sampler.Sampler:
+    """A small sampler, to be given prompts as ids."""
+    small = {'cache_length': 64, 'max_out_length': 16, 'pad_length': 8}
+    return _sampler.Sampler(
+      model=self.model,
+      params=self.params,
+      tokenizer=_tokenizer.Gemma3TinyTokenizer(),
+      **{**small, **fields},
     )
 
   def __str__(self) -> str:

@@ -252,6 +252,27 @@ BAD_SAMPLES = {
     {'prompt': 'a', 'max_new_tokens': 9},
     'smaller or equal to max_out_length: 9 > 8',
   ),
+  'limits': (
+    {'prompt': ['a', 'b'], 'max_new_tokens': [3]},
+    'max_new_tokens has 1 numbers for 2 prompts',
+  ),
+  'methods': (
+    {'prompt': 'a', 'sampling': [gm.text.Greedy()] * 2},
+    '2 sampling methods for 1 prompts',
+  ),
+  'bias': (
+    {'prompt': 'a', 'sampling': gm.text.LogitBias(bias={2048: 1.0})},
+    'LogitBias has token 2048, outside of the table of 2048 rows',
+  ),
+  'images': (
+    {'prompt': 'a', 'images': np.zeros((8, 8, 3))},
+    'Transformer does not support vision, but images were given',
+  ),
+  'schema': ({'prompt': 'a', 'schema': 3}, 'int is no JSON schema: give a'),
+  'no alternatives': ({'prompt': 'a', 'logprobs': -1}, 'logprobs=-1'),
+  'alternatives': (
+    {'prompt': 'a', 'logprobs': 2049}, 'between 0 and 2048, the rows of'
+  ),
 }  # fmt: skip
 
 
@@ -266,6 +287,26 @@ def test_bad_sample(tiny, name):
     sampler.sample(**fields)
 
 
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'on_full': 'drop'}, "on_full='drop' is not one of 'error', 'stop'"),
+    ({'on_full': 'roll', 'cache_length': 1}, 'cache_length=1 to be at least 2'),
+    ({'cache_length': 0}, 'cache_length=0 must be at least 1'),
+    ({'max_out_length': 0}, 'max_out_length=0 must be at least 1'),
+    ({'max_batch_size': 0}, 'max_batch_size=0 must be at least 1'),
+  ],
+)
+def test_samplers_that_are_none(fields, message):
+  with pytest.raises(ValueError, match=message):
+    CASE.sampler(**fields)
+
+
+def test_stop_tokens_that_are_one_string():
+  with pytest.raises(ValueError, match="'ab' is one string. Give a list"):
+    CASE.sampler(stop_tokens='ab').sample([5])
+
+
 def test_prompt_of_no_known_form(tiny):
   sampler = gm.text.Sampler(
     model=tiny.model, params=tiny.params, tokenizer=tiny.tokenizer
@@ -274,12 +315,19 @@ def test_prompt_of_no_known_form(tiny):
     sampler.sample({'role': 'user'})
 
 
-@pytest.mark.parametrize('prompt', ['', '  \n', None])
-def test_empty_chat(tiny, prompt):
+@pytest.mark.parametrize(
+  'prompt, kind, message',
+  [
+    ('', ValueError, 'is empty'),
+    ('  \n', ValueError, 'is empty'),
+    (None, TypeError, 'The prompt is a NoneType: None. Give a string'),
+  ],
+)
+def test_empty_chat(tiny, prompt, kind, message):
   chat = gm.text.ChatSampler(
     model=tiny.model, params=tiny.params, tokenizer=tiny.tokenizer
   )
-  with pytest.raises(ValueError, match='is empty'):
+  with pytest.raises(kind, match=message):
     chat.chat(prompt)
 
 

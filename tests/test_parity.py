@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import random
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 import cases
 from gemma import gm
 from gemma.gm.ckpts import _safetensors
+import texts
 
 hf = pytest.importorskip('hf', reason='needs torch and transformers')
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
@@ -97,9 +99,9 @@ def test_greedy_tokens(both):
   for fields in ({'pad_length': 8}, {'pad_length': None}, {'pad_length': 64}):
     s = sampler(ours, **fields)
     out = s.sample(rows, max_new_tokens=64, return_state=True)
-    assert _until_stop(out.tokens) == _until_stop(expected)
+    assert _until_stop(out.token_ids) == _until_stop(expected)
   alone = [
-    sampler(ours).sample(row, max_new_tokens=64, return_state=True).tokens
+    sampler(ours).sample(row, max_new_tokens=64, return_state=True).token_ids
     for row in rows
   ]
   assert _until_stop(alone) == _until_stop(expected)
@@ -118,12 +120,52 @@ def _until_stop(rows):
 
 def test_what_we_save_they_read(both, tmp_path):
   case, theirs, ours = both
-  gm.ckpts.save_hf(tmp_path / 'ours', model=ours.model, params=ours.params)
+  gm.ckpts.save_hf(
+    tmp_path / 'ours',
+    model=ours.model,
+    params=ours.params,
+    max_shard_bytes=40_000,
+  )
+  assert len([*(tmp_path / 'ours').glob('*.safetensors')]) > 2
   again = hf.read_model(tmp_path / 'ours')
   tokens = case.tokens()
   np.testing.assert_array_equal(
     hf.logits(again, tokens), hf.logits(theirs, tokens)
   )
+
+
+def test_tokenizer_that_we_save_they_read(tmp_path):
+  """The same ids, texts and chats, from the files beside the weights."""
+  import transformers
+
+  case, tokenizer = cases.CASES[-1], gm.text.Gemma3TinyTokenizer()
+  fields = {'model': case.model, 'params': case.params}
+  gm.ckpts.save_hf(tmp_path / 'm', tokenizer=tokenizer, **fields)
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'm')
+  rng = random.Random(0)
+  parts = [*texts.TEXTS, 'The ', 'king', '\u2581', '<b>', '<start_of_turn>']
+  for _ in range(500):
+    text = ''.join(rng.choices(parts, k=rng.randrange(8)))
+    ids = tokenizer.encode(text, add_bos=True)
+    assert theirs(text)['input_ids'] == ids
+    assert theirs.decode(ids[1:]) == tokenizer.decode(ids[1:])
+  said = [
+    {'role': 'system', 'content': 'Be kind.'},
+    {'role': 'user', 'content': ' Hi '},
+    {'role': 'assistant', 'content': 'Yes?'},
+    {'role': 'user', 'content': [{'type': 'text', 'text': 'Who?'}]},
+  ]
+  for messages in (said, said[1:], said[:2], said[1:3]):
+    for opens in (True, False):
+      expected = gm.text.encode_chat(
+        tokenizer, messages, add_generation_prompt=opens
+      )
+      ids = theirs.apply_chat_template(
+        messages, add_generation_prompt=opens, return_dict=False
+      )
+      assert ids == expected
+  config = transformers.GenerationConfig.from_pretrained(tmp_path / 'm')
+  assert config.eos_token_id == [1, 106]
 
 
 def test_shards_and_older_files(tmp_path):

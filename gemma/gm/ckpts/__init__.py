@@ -6,6 +6,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.ckpts._load import load_params as load_params
   from gemma.gm.ckpts._orbax import save_params as save_params
   from gemma.gm.ckpts._paths import CheckpointPath as CheckpointPath
+  from gemma.gm.ckpts._run import Resumed as Resumed
+  from gemma.gm.ckpts._run import RunCheckpoints as RunCheckpoints
   from gemma.gm.ckpts._save_hf import save_hf as save_hf
   from gemma.gm.ckpts._transforms import (
     AnchoredPolicyLoader as AnchoredPolicyLoader,

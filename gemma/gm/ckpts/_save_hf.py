@@ -1,5 +1,6 @@
 """Hugging Face folders out."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import json
 import os
@@ -16,6 +17,8 @@ from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _transformer
 
+_SHARD_BYTES = 5 * 10**9  # As the published folders.
+
 
 def save_hf(
   path: str | os.PathLike[str],
@@ -23,16 +26,19 @@ def save_hf(
   model: _transformer.Transformer,
   params: Mapping[str, Any],
   tokenizer: Any = None,
+  max_shard_bytes: int = _SHARD_BYTES,
 ) -> None:
-  """Writes a folder that `transformers` and `gm.from_pretrained` open.
+  """Writes a folder that `transformers`, vLLM and `gm.from_pretrained` open.
 
-  The folder appears when it is complete, or not at all.
+  The folder appears when it is complete, or not at all. One shard at a time is
+  in the memory of the host.
 
   Args:
     path: The folder to make.
     model: The model.
     params: Its parameters, NESTED, in the dtype to store.
-    tokenizer: If given, its model file is written too.
+    tokenizer: If given, its files are written too, with the chat template.
+    max_shard_bytes: Most bytes of a file, unless a single tensor has more.
 
   Raises:
     FileExistsError: If there is something at `path`.
@@ -42,17 +48,16 @@ def save_hf(
   if path.exists():
     raise FileExistsError(f'{path} exists. Remove it or choose another name.')
   path.parent.mkdir(parents=True, exist_ok=True)
-  tensors = _tensors(model, params)
+  shards = _shards(_rows(model, params), max_shard_bytes)
   building = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix='.saving-'))
   try:
     config = _hf_config.to_hf(model.config)
-    config['dtype'] = str(tensors['model.norm.weight'].dtype)
-    (building / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-    safetensors.numpy.save_file(
-      tensors, building / 'model.safetensors', metadata={'format': 'pt'}
-    )
+    config['dtype'] = str(params['embedder']['input_embedding'].dtype)
+    _write_json(building / 'config.json', config)
     if tokenizer is not None:
-      (building / 'tokenizer.model').write_bytes(tokenizer.model_proto)
+      for name, content in tokenizer.hf_files().items():
+        (building / name).write_bytes(content)
+    _write_shards(building, shards)
     for file in (building, *building.iterdir()):
       file.chmod(0o755 if file.is_dir() else 0o644)  # Others may read it.
     building.rename(path)
@@ -60,9 +65,13 @@ def save_hf(
     shutil.rmtree(building, ignore_errors=True)
 
 
-def _tensors(
+_Tensor = tuple[_hf_layout.Row, Any]  # What a parameter is made into, and it.
+
+
+def _rows(
   model: _transformer.Transformer, params: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+) -> list[_Tensor]:
+  """Each parameter with its place in the folder."""
   flat = _tree.flatten(params)
   rows = {row.path: row for row in _hf_layout.table(model.config)}
   if flat.keys() != rows.keys():
@@ -70,8 +79,46 @@ def _tensors(
       f'params do not fit the model. Missing: {sorted(rows - flat.keys())}. '
       f'Unknown: {sorted(flat.keys() - rows)}.'
     )
-  out = {}
-  for path, row in rows.items():
-    for name, tensor in zip(row.names, row.write(flat[path]), strict=True):
-      out[f'model.{name}'] = np.ascontiguousarray(np.asarray(tensor))
-  return out
+  return [(row, flat[path]) for path, row in rows.items()]
+
+
+def _shards(rows: list[_Tensor], most: int) -> list[list[_Tensor]]:
+  """Parameters of each file, in order."""
+  shards: list[list[_Tensor]] = []
+  room = 0
+  for row, param in rows:
+    nbytes = param.size * param.dtype.itemsize
+    if not shards or nbytes > room:
+      shards.append([])
+      room = most
+    shards[-1].append((row, param))
+    room -= nbytes
+  return shards
+
+
+def _write_shards(folder: pathlib.Path, shards: list[list[_Tensor]]) -> None:
+  """Writes one file; or several, and the index that says what is where."""
+  index: dict[str, str] = {}
+  count, total = len(shards), 0
+  for i, shard in enumerate(shards, 1):
+    name = f'model-{i:05d}-of-{count:05d}.safetensors'
+    file = name if count > 1 else 'model.safetensors'
+    tensors = dict(_tensors(shard))
+    safetensors.numpy.save_file(
+      tensors, folder / file, metadata={'format': 'pt'}
+    )
+    index |= dict.fromkeys(tensors, file)
+    total += sum(tensor.nbytes for tensor in tensors.values())
+  if count > 1:
+    content = {'metadata': {'total_size': total}, 'weight_map': index}
+    _write_json(folder / 'model.safetensors.index.json', content)
+
+
+def _tensors(shard: list[_Tensor]) -> Iterator[tuple[str, np.ndarray]]:
+  for row, param in shard:
+    for name, tensor in zip(row.names, row.write(param), strict=True):
+      yield f'model.{name}', np.ascontiguousarray(np.asarray(tensor))
+
+
+def _write_json(file: pathlib.Path, content: Any) -> None:
+  file.write_text(json.dumps(content, indent=2) + '\n')

@@ -98,12 +98,7 @@ def naive_attention(
   peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.where(visible, jnp.exp(scores - peak), 0)
   probs = weights / _nonzero(weights.sum(axis=-1, keepdims=True))
-  out = jnp.einsum(
-    'BKGTS,BSKH->BTKGH',
-    probs.astype(v.dtype),
-    v,
-    preferred_element_type=jnp.float32,
-  )
+  out = jnp.einsum('BKGTH->BTKGH', _weighted(probs, v))
   return out.reshape(q.shape).astype(q.dtype)
 
 
@@ -160,13 +155,42 @@ def _scores(q, k, mask, scale, softcap):
   """Scores `f32[B K G T S]` and which of them count, `bool[B 1 1 T S]`."""
   # One large product for each kv head, not G small ones.
   rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
-  scores = scale * jnp.einsum(
-    'BKMH,BSKH->BKMS', rows, k, preferred_element_type=jnp.float32
-  ).reshape(*q.shape[:-1], k.shape[1])
+  if k.shape[2] == 1:
+    scores = _dot(rows[:, 0], k[:, :, 0], k_axis=2)
+  else:
+    scores = jnp.einsum(
+      'BKMH,BSKH->BKMS', rows, k, preferred_element_type=jnp.float32
+    )
+  scores = scale * scores.reshape(*q.shape[:-1], k.shape[1])
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   visible = mask.visible()[:, None, None]
   return jnp.where(visible, scores, jnp.finfo(jnp.float32).min), visible
+
+
+def _weighted(weights, v):
+  """Sums of values, `f32[B K G T H]`, by weights `[B K G T S]`."""
+  weights = weights.astype(v.dtype)
+  if v.shape[2] == 1:
+    rows = weights.reshape(v.shape[0], -1, v.shape[1])
+    out = _dot(rows, v[:, :, 0], k_axis=1)
+    return out.reshape(*weights.shape[:-1], v.shape[-1])
+  return jnp.einsum(
+    'BKGTS,BSKH->BKGTH', weights, v, preferred_element_type=jnp.float32
+  )
+
+
+def _dot(rows, keys, k_axis):
+  """`[B M *]` by `[B * *]`: a form that reads the keys as they lie in memory.
+
+  With the axis of a single kv head in it, an einsum would copy all of them.
+  """
+  return jax.lax.dot_general(
+    rows,
+    keys,
+    (((2,), (k_axis,)), ((0,), (0,))),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _nonzero(total):
@@ -196,13 +220,7 @@ def _accumulate(q, carry, block, *, mask, scale, softcap):
     weights = jnp.where(visible, jnp.exp(scores - new_peak), 0)
     decay = jnp.exp(peak - new_peak)
     total = total * decay + weights.sum(axis=-1, keepdims=True)
-    values = jnp.einsum(
-      'BKGTS,BSKH->BKGTH',
-      weights.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
-    )
-    return new_peak, total, out * decay + values
+    return new_peak, total, out * decay + _weighted(weights, v)
 
   return jax.lax.cond(mask.any_visible(), visit, lambda c: c, carry), None
 

@@ -1,9 +1,11 @@
 """Products of activations with weights.
 
-Axes: B batch, L length; the letters of an equation are its caller's.
+Axes: B batch, L length, R rows; of a weight P axes kept in front, K contracted
+axes, Q axes kept behind. The letters of an equation are its caller's.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -11,10 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
-# The matrix units of a CPU take bfloat16 eight rows at a time. For fewer, the
-# compiler makes a float32 copy of the weight: slow, and twice its bytes.
-_ROWS = 8
-_LARGE = 1 << 19  # Elements; below, the copy is cheaper than the extra rows.
+# The matrix units of a CPU take bfloat16 from two rows on. For a single one,
+# the compiler makes a float32 copy of the weight: slow, and twice its bytes.
+_ROWS = 2
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
@@ -26,7 +27,8 @@ def project(
   Gradients are plain einsums in the dtypes of `x` and `w`.
 
   Args:
-    eqn: An einsum whose first letter is the batch.
+    eqn: An einsum whose first two letters are batch and length. What is summed
+      over ends `x`, and is in one piece in `w`.
     x: Activations.
     w: A weight.
     dtype: Dtype of the result.
@@ -34,13 +36,49 @@ def project(
   Returns:
     The product.
   """
-  batch, missing = x.shape[0], _ROWS - x.shape[0] * x.shape[1]
-  few = x.dtype == jnp.bfloat16 and missing > 0 and w.size >= _LARGE
-  if few and jax.default_backend() == 'cpu':
-    x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-  out = jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32)
-  axis = eqn.split('->')[1].index(eqn[0])
-  return jax.lax.slice_in_dim(out, 0, batch, axis=axis).astype(dtype)
+  if jax.default_backend() == 'cpu':
+    return _in_place(eqn, x, w).astype(dtype)
+  return jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32).astype(dtype)
+
+
+def _in_place(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
+  """The einsum as one product that reads the weight as it lies in memory.
+
+  The compiler would first bring an einsum into a standard form, which here and
+  there transposes the weight; in a decode loop, for every token.
+  """
+  inputs, out = eqn.split('->')
+  x_axes, w_axes = inputs.split(',')
+  summed = [axis for axis in w_axes if axis in x_axes]
+  first = w_axes.index(summed[0])
+  size = dict(zip(w_axes, w.shape, strict=True))
+  size.update(zip(x_axes, x.shape, strict=True))
+  p, q = w_axes[:first], w_axes[first + len(summed) :]
+
+  rows = x.reshape(-1, math.prod(size[axis] for axis in summed))
+  count = rows.shape[0]
+  if x.dtype == jnp.bfloat16 and count < _ROWS:
+    rows = jnp.pad(rows, [(0, _ROWS - count), (0, 0)])
+  if not p or not q:
+    # One matrix, contracted in front or behind.
+    k = rows.shape[1]
+    matrix = w.reshape(k, -1) if not p else w.reshape(-1, k)
+    product = _dot(rows, matrix, ((1,), (1 if p else 0,)), ((), ()))
+    product, axes = product[:count], x_axes[:2] + p + q
+  else:
+    # A stack of matrices, one for each index in front; all get the same rows.
+    stack = w.reshape(-1, rows.shape[1], math.prod(size[axis] for axis in q))
+    rows = jnp.broadcast_to(rows, (stack.shape[0], *rows.shape))
+    product = _dot(rows, stack, ((2,), (1,)), ((0,), (0,)))
+    product, axes = product[:, :count], p + x_axes[:2] + q
+  product = product.reshape([size[axis] for axis in axes])
+  return jnp.transpose(product, [axes.index(axis) for axis in out])
+
+
+def _dot(x, w, contracted, batch):
+  return jax.lax.dot_general(
+    x, w, (contracted, batch), preferred_element_type=jnp.float32
+  )
 
 
 @functools.partial(project.defjvp, symbolic_zeros=True)

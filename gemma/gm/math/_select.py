@@ -73,7 +73,8 @@ def among_min_p(
 
 def _ordered(x: Float[Array, '*B V']) -> UInt32[Array, '*B V']:
   """Integers in the same order as the float32 values."""
-  bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+  x = jnp.where(x == 0, 0, x).astype(jnp.float32)  # -0.0 equals 0.0.
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
   sign = jnp.uint32(1 << 31)
   return jnp.where(bits & sign, ~bits, bits | sign)
 

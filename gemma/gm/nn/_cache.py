@@ -25,6 +25,10 @@ from jaxtyping import Int
 
 from gemma.gm.nn import _config
 
+# On a CPU, JAX before 0.12 scatters a single token into a copy of all slots, in
+# float32; to choose between new and old in every slot works in place.
+_COPIES = jax.__version_info__ < (0, 12)
+
 
 class LayerKV(struct.PyTreeNode):
   """Slots of one layer. Keys are stored normed and rotated, but unscaled.
@@ -98,11 +102,25 @@ class LayerKV(struct.PyTreeNode):
     slot = index % slots if self.is_ring else index
     kept = (index >= 0) & (index >= new_length[:, None] - slots)
     slot = jnp.where(kept, slot, slots)  # Out of range, dropped below.
-    row = jnp.arange(k.shape[0])[:, None]
-    return self.replace(
-      k=self.k.at[row, slot].set(k.astype(self.k.dtype), mode='drop'),
-      v=self.v.at[row, slot].set(v.astype(self.v.dtype), mode='drop'),
-    )
+    return self.replace(k=_put(self.k, slot, k), v=_put(self.v, slot, v))
+
+
+def _put(
+  old: Float[Array, 'B S K H'],
+  slot: Int[Array, 'B T'],
+  new: Float[Array, 'B T K H'],
+) -> Float[Array, 'B S K H']:
+  """`old` with `new` in its slots; none if the slot is out of range."""
+  new = new.astype(old.dtype)
+  if _COPIES and slot.shape[1] == 1 and jax.default_backend() == 'cpu':
+    here = (jnp.arange(old.shape[1])[None] == slot)[:, :, None, None]
+    out = jnp.where(here, new, old)
+  else:
+    row = jnp.arange(old.shape[0])[:, None]
+    out = old.at[row, slot].set(new, mode='drop')
+  # Else the compiler may write twice, for the cache and for its reader, and
+  # then needs copies of it.
+  return jax.lax.optimization_barrier(out)
 
 
 class KeyValues(struct.PyTreeNode):

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
+from gemma.gm.math import _lookup
 from gemma.gm.math import _project
 from gemma.gm.nn import _config
 
@@ -89,7 +90,7 @@ class Embedder(nn.Module):
 
   def encode(self, tokens: Int[Array, '*B L']) -> Float[Array, '*B L D']:
     """Rows of the table times `sqrt(embed_dim)`, rounded as in training."""
-    x = self.input_embedding[tokens]
+    x = _lookup.lookup(self.input_embedding, tokens)
     return x * jnp.sqrt(jnp.float32(self.embed_dim)).astype(x.dtype)
 
   def decode(self, x: Float[Array, '*B L D']) -> Float[Array, '*B L V']:
@@ -125,5 +126,7 @@ class FeedForward(nn.Module):
     linear = self.param('linear', _INIT, (hidden, self.embed_dim), self.dtype)
     eqn = f'BLD,C{order}->CBLF'
     gate, up = _project.project(eqn, x, gating, x.dtype)
-    active = nn.gelu(gate, approximate=True) * up
+    # In float32 inside: to round after each step is slow on a CPU, and worse.
+    active = nn.gelu(gate.astype(jnp.float32), approximate=True)
+    active = active.astype(x.dtype) * up
     return _project.project('BLF,FD->BLD', active, linear, x.dtype)

@@ -28,6 +28,7 @@ from gemma.gm.nn import _checks
 from gemma.gm.nn import _config
 from gemma.gm.nn import _info
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _place
 
 REQUIRED = '__KEY_REQUIRED__'
 PAD = 0  # Token id that stands for nothing: unseen, and takes no position.
@@ -215,7 +216,7 @@ class Transformer(nn.Module):
       cache_length=cache_length,
       lookahead=lookahead,
     )
-    return place(cache, sharding)
+    return _place.place(cache, sharding)
 
   @functools.partial(
     nn.jit, static_argnames=('return_last_only', 'return_hidden_states')
@@ -256,21 +257,6 @@ class Transformer(nn.Module):
       cache=cache,
       hidden_states=x if return_hidden_states else None,
     )
-
-
-def place(tree: Any, sharding: Any) -> Any:
-  """Puts arrays where they belong.
-
-  Args:
-    tree: Arrays whose first axis counts rows.
-    sharding: None leaves them; a `jax.sharding.Sharding` is that of every
-      array; a function makes shardings from the arrays.
-  """
-  if sharding is None:
-    return tree
-  return jax.device_put(
-    tree, sharding(tree) if callable(sharding) else sharding
-  )
 
 
 def param_shapes(model: Transformer) -> dict[str, Any]:

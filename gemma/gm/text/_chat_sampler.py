@@ -270,8 +270,9 @@ class ChatSampler:
     fresh = _history.History(self.sampler.codec)
     history = (self._said if multi_turn else fresh).extend(prompt)
     raw = self._raw if multi_turn else []
-    ids, room = history.ids, self.cache_length or 0
-    dropped = len(ids)
+    whole, room = history.ids, self.cache_length or 0
+    said = whole[len(raw) :] if whole[: len(raw)] == raw else whole
+    ids = whole
     # Room for the answer: a quarter of the cache.
     while self.on_full == 'roll' and len(history.turns) > 1:
       if len(ids) <= room * 3 // 4:
@@ -280,14 +281,13 @@ class ChatSampler:
       ids = history.ids
     goes_on = bool(raw) and ids[: len(raw)] == raw
     state = self.last_state if goes_on else None
-    said = ids[len(raw) :] if goes_on else ids
     return _Turn(
       history=history,
       said=said,
       ids=ids if state is None else said,
       state=state,
       context=ids,
-      dropped=dropped - len(ids),
+      dropped=len(whole) - len(ids),
       kept=self.turns if multi_turn else [],
     )
 
@@ -322,12 +322,16 @@ class ChatSampler:
   def _begin(self, history: _history.History) -> None:
     """Takes up a conversation that the model has not seen yet."""
     self._said, self._usage = history, None
-    self._raw = history.ids if history.turns else []
     self.last_state, self.finish_reason = None, None
-    self.turns = []
-    for turn in history.turns:
-      kind = Prompt if turn.role == 'user' else Response
-      self.turns.append(kind(text=self.sampler.codec.decode(turn.ids)))
+    self.turns, decode = [], self.sampler.codec.decode
+    end, *gap = history.between()
+    for i, turn in enumerate(history.turns):
+      if turn.role == 'user':
+        ids = [*(gap if i else ()), *turn.ids]
+        self.turns.append(Prompt(text=decode(ids)))
+      else:
+        self.turns.append(Response(text=decode([*turn.ids, end])))
+    self._raw = [*history.ids, end] if history.turns else []
 
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec

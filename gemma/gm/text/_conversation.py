@@ -99,6 +99,22 @@ def _as_content(parts: Sequence[Part]) -> Any:
   ]
 
 
+def text_of(content: Any) -> str:
+  """The text of what a model said, trimmed.
+
+  Args:
+    content: Text, or parts of it.
+
+  Raises:
+    ValueError: If a part is no text: these models say nothing else.
+  """
+  _, parts = _of_message(0, {'role': 'model', 'content': content})
+  media = [part.name.lower() for part in parts if isinstance(part, Media)]
+  if media:
+    raise ValueError(f'The model says an {media[0]}, but it writes text only.')
+  return ''.join(map(str, parts))
+
+
 def to_dialog(messages: Sequence[Message]) -> Any:
   """Messages as a `dialog.Conversation`.
 

@@ -6,6 +6,7 @@ Axes: B batch, L length, C one chunk of L, V vocab, M max_out_length.
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+from typing import Any
 import zlib
 
 import jax
@@ -18,6 +19,7 @@ from jaxtyping import UInt32
 import numpy as np
 
 from gemma.gm.nn import _cache
+from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _speculative
 from gemma.gm.text import _state
@@ -33,6 +35,7 @@ def prefill(
   cache: _cache.KVCache,
   *,
   buckets: Sequence[int] | None,
+  sharding: Any = None,
 ) -> tuple[_cache.KVCache, _step.Prediction]:
   """Puts prompts into the cache, chunk by chunk.
 
@@ -42,6 +45,7 @@ def prefill(
     tokens: Prompts, padded on the right.
     cache: The cache; its buffers are reused.
     buckets: Sizes of a chunk; None for one chunk of any length.
+    sharding: Where the prompts lie.
 
   Returns:
     The cache, and the prediction behind each row's last token.
@@ -53,7 +57,8 @@ def prefill(
     hidden_states=jnp.zeros((rows, config.embed_dim), dtype),
   )
   for chunk in _chunks(tokens, buckets):
-    cache, ahead = _prefill_chunk(model, params, chunk, cache, ahead)
+    placed = _place.place(chunk, sharding)
+    cache, ahead = _prefill_chunk(model, params, placed, cache, ahead)
   return cache, ahead
 
 

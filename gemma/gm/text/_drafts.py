@@ -72,8 +72,13 @@ Drafter = PromptLookup | ModelDrafter
 def drafter(draft: Draft | None) -> Drafter | None:
   """What a program depends on of a draft."""
   if isinstance(draft, DraftModel):
-    return ModelDrafter(draft.model, draft.num_tokens)
+    return ModelDrafter(free(draft.model), draft.num_tokens)
   return draft
+
+
+def free(model: _transformer.Transformer) -> _transformer.Transformer:
+  """The model, free to return what is asked of it."""
+  return model.clone(return_last_only=None)
 
 
 def check(draft: Draft | None, model: _transformer.Transformer) -> None:

@@ -113,10 +113,11 @@ class History:
     ids = _template.encode_chat(self.tokenizer, [*system, message])
     return self._with(Turn('user', content, tuple(ids[1:])))
 
-  def answer(self, content: str, ids: Sequence[int] | None) -> 'History':
+  def answer(self, content: Any, ids: Sequence[int] | None) -> 'History':
     """With one more turn of the model; its end tag is left out."""
     if ids is None:
-      ids = self.tokenizer.encode(content.strip(), allow_special=False)
+      text = _conversation.text_of(content)
+      ids = self.tokenizer.encode(text, allow_special=False)
     special = self.tokenizer.special_tokens
     if ids and ids[-1] in (special.END_OF_TURN, special.EOS):
       ids = ids[:-1]
@@ -132,10 +133,11 @@ class History:
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the conversation as JSON, all of it or nothing."""
     file = pathlib.Path(path)
+    text = json.dumps({'messages': self.messages}, ensure_ascii=False, indent=1)
     with tempfile.NamedTemporaryFile(
       'w', dir=file.parent, delete=False, encoding='utf-8'
     ) as out:
-      json.dump({'messages': self.messages}, out, ensure_ascii=False, indent=1)
+      out.write(text)
     os.replace(out.name, file)
 
   def _with(self, turn: Turn) -> 'History':

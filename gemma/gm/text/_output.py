@@ -3,6 +3,7 @@
 Axes: B batch, M max_out_length, n tokens of an answer, D model.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -131,9 +132,9 @@ def read_answers(
     cache_length: Most tokens that a row may have.
     keep_end: Whether texts keep their end tag.
   """
-  names = 'predicted_tokens', 'count', 'done', 'limit', 'dropped', 'trace'
+  names = 'predicted_tokens', 'count', 'done', 'limit', 'dropped'
   values = {name: getattr(state, name) for name in names}
-  values['used'] = state.used_cache_length
+  values |= {'used': state.used_cache_length, 'trace': vars(state.trace)}
   host = jax.device_get(values)
   answers = []
   for row, prompt_length, known in zip(
@@ -168,19 +169,25 @@ def read_answers(
   return answers
 
 
-def _read_trace(trace: _state.Trace, row: int, count: int) -> dict[str, Any]:
+def _read_trace(
+  trace: Mapping[str, np.ndarray | None], row: int, count: int
+) -> dict[str, Any]:
   """What was recorded of one row."""
+  found = {
+    name: values[row, :count]
+    for name, values in trace.items()
+    if values is not None
+  }
   out: dict[str, Any] = {}
-  if trace.logprobs is not None:
-    out['logprobs'] = trace.logprobs[row, :count].tolist()
-  if trace.top_tokens is not None and trace.top_logprobs is not None:
-    ids = trace.top_tokens[row, :count].tolist()
-    values = trace.top_logprobs[row, :count].tolist()
+  if 'logprobs' in found:
+    out['logprobs'] = found['logprobs'].tolist()
+  if 'top_tokens' in found:
+    both = found['top_tokens'].tolist(), found['top_logprobs'].tolist()
     out['top_logprobs'] = [
-      dict(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)
+      dict(zip(*pair, strict=True)) for pair in zip(*both, strict=True)
     ]
-  if trace.hidden_states is not None:
-    out['hidden_states'] = np.asarray(trace.hidden_states[row, :count])
+  if 'hidden_states' in found:
+    out['hidden_states'] = found['hidden_states']
   return out
 
 

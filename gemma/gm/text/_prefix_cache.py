@@ -85,8 +85,8 @@ class PrefixCache:
   _entries: dict[tuple[int, ...], Caches] = dataclasses.field(
     default_factory=dict, init=False, repr=False
   )
-  _owner: tuple[int, ...] | None = dataclasses.field(
-    default=None, init=False, repr=False
+  _owner: tuple[object, ...] = dataclasses.field(
+    default=(), init=False, repr=False
   )
 
   @property
@@ -98,23 +98,28 @@ class PrefixCache:
   def clear(self) -> None:
     """Forgets everything, for example when the parameters have changed."""
     self._entries.clear()
-    self._owner = None
+    self._owner = ()
 
   def bind(self, *objects: object) -> None:
-    """Raises if the cache holds prompts of other parameters."""
-    owner = tuple(map(id, objects))
-    if self._entries and self._owner != owner:
+    """Raises if the cache holds prompts of other parameters, or drafts."""
+    same = len(objects) == len(self._owner) and all(
+      mine is other for mine, other in zip(self._owner, objects, strict=True)
+    )
+    if self._entries and not same:
       raise ValueError(
         'This PrefixCache holds prompts of another model, or of other '
-        'parameters. Give each its own, or call clear().'
+        'parameters, or another draft. Give each its own, or call clear().'
       )
-    self._owner = owner
+    self._owner = objects
 
-  def find(self, ids: Sequence[int]) -> tuple[int, Caches | None, int]:
+  def find(
+    self, ids: Sequence[int], *, most: int
+  ) -> tuple[int, Caches | None, int]:
     """The longest beginning that is at hand.
 
     Args:
       ids: A prompt.
+      most: Largest cache that is of use.
 
     Returns:
       Its length; caches of one row that hold it; and the length that an entry
@@ -124,7 +129,8 @@ class PrefixCache:
     for kept, caches in self._entries.items():
       n = common_prefix([kept, ids])
       common = max(common, n)
-      if n > best and caches.can_cut(len(kept), n):
+      fits = caches.model.cache_length <= most
+      if n > best and fits and caches.can_cut(len(kept), n):
         best, source = n, kept
     if source is None:
       return 0, None, common

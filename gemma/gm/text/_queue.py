@@ -40,6 +40,8 @@ def run(
   total = len(request.rows)
   answers: list[_output.Answer | None] = [None] * total
   group = max(1, slots // _GROUP)
+  # As many rows as the first batch, which devices share evenly.
+  size = slots if request.sharding is not None else group
   waiting = list(range(total))[::-1]
   owner = [waiting.pop() for _ in range(slots)]  # Of each slot; -1 for none.
   state, known = runner.begin(request.take(owner))
@@ -59,12 +61,12 @@ def run(
       if waiting and len(free) >= min(group, len(waiting)):
         taken, prompts = free[:group], waiting[-1 : -1 - group : -1]
         del waiting[-len(prompts) :]
-        state, counts = _refill(runner, request, state, taken, prompts, group)
+        state, counts = _refill(runner, request, state, taken, prompts, size)
         for slot, prompt, n in zip(taken, prompts, counts, strict=False):
           owner[slot], known[slot] = prompt, n
         continue  # Some may be done with their first token.
       most_idle = min(group, len(waiting)) - 1 if waiting else slots
-      state = runner.advance(state, request, most_idle=most_idle)
+      state = runner.advance(state, request, most_idle=most_idle, prompts=owner)
 
 
 def _refill(
@@ -73,11 +75,11 @@ def _refill(
   state: _state.SamplingState,
   free: Sequence[int],
   prompts: Sequence[int],
-  group: int,
+  size: int,
 ) -> tuple[_state.SamplingState, list[int]]:
   """Puts waiting prompts into free slots, always so many rows at a time."""
   # The last group may be short: it is filled up, and the surplus left out.
-  short = group - len(prompts)
+  short = size - len(prompts)
   nowhere = state.done.shape[0]
   slots = [*free[: len(prompts)], *[nowhere] * short]
   capacity = state.cache.cache_length

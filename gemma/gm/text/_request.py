@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import random
 from typing import Any
 
 import jax
@@ -119,3 +120,54 @@ def contexts(
     )
   both = zip(past, request.rows, strict=True)
   return [before + row for before, row in both]
+
+
+def limits_of(
+  max_new_tokens: int | Sequence[int] | None, rows: int, *, most: int
+) -> list[int]:
+  """Tokens to sample for each row.
+
+  Args:
+    max_new_tokens: One number, one for each row, or None for the most.
+    rows: Rows.
+    most: The most.
+
+  Raises:
+    ValueError: If numbers are too many, too few, too large or too small.
+  """
+  if max_new_tokens is None or isinstance(max_new_tokens, int | np.integer):
+    limits = [int(max_new_tokens or most)] * rows
+  else:
+    limits = [int(limit) for limit in max_new_tokens]
+  if len(limits) != rows:
+    raise ValueError(
+      f'max_new_tokens has {len(limits)} numbers for {rows} prompts.'
+    )
+  if min(limits) < 1:
+    raise ValueError(f'max_new_tokens={min(limits)} is below 1.')
+  if max(limits) > most:
+    raise ValueError(
+      'max_new_tokens should be smaller or equal to max_out_length: '
+      f'{max(limits)} > {most}. Raise max_out_length.'
+    )
+  return limits
+
+
+def as_key(rng: int | jax.Array | None) -> jax.Array:
+  """A typed random key from a seed, a key of either kind, or by chance."""
+  if rng is None:
+    rng = random.getrandbits(31)
+  if isinstance(rng, int | np.integer):
+    return jax.random.key(int(rng))
+  if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    return rng
+  return jax.random.wrap_key_data(rng)
+
+
+def check_logprobs(logprobs: int | None, size: int) -> None:
+  """Raises on a number of alternatives that there cannot be."""
+  if logprobs is not None and not 0 <= logprobs <= size:
+    raise ValueError(
+      f'logprobs={logprobs} alternatives of each token: give a number between '
+      f'0 and {size}, the rows of the table.'
+    )

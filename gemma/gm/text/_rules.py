@@ -6,11 +6,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _config
+from gemma.gm.nn import _transformer
 from gemma.gm.text import _state
 from gemma.gm.text import _step
 from gemma.gm.text import _tokenizer
 
 Tokens = Sequence[str | int] | None
+
+
+def resolve_tokenizer(
+  model: _transformer.Transformer, tokenizer: _tokenizer.Tokenizer | None
+) -> _tokenizer.Tokenizer:
+  """The tokenizer of a model, or the given one if the two go together."""
+  version = model.INFO.tokenizer_version
+  if tokenizer is None:
+    if not version:
+      raise ValueError(
+        f'{type(model).__name__} does not say which tokenizer it has. Give '
+        'tokenizer=, such as gm.from_pretrained(folder).tokenizer.'
+      )
+    return _tokenizer.Tokenizer.from_version(version)
+  if version and tokenizer.VERSION and version != tokenizer.VERSION:
+    raise ValueError(
+      f'Incompatible model and tokenizer: {type(model).__name__} needs version '
+      f'{version}, {type(tokenizer).__name__} is {tokenizer.VERSION}.'
+    )
+  return tokenizer
 
 
 def make_rules(
@@ -44,7 +65,11 @@ def make_rules(
     ends.append(tool)
   stopping = np.zeros(size, bool)
   stopping[[i for i in ends if i < size] + _ids(tokenizer, stops, size)] = True
-  return _step.Rules(banned=jnp.asarray(banned), stops=jnp.asarray(stopping))
+  return _step.Rules(
+    banned=jnp.asarray(banned),
+    stops=jnp.asarray(stopping),
+    end=jnp.int32(special.EOS),
+  )
 
 
 def _ids(

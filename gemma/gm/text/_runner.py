@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import time
 from typing import Any
@@ -86,16 +87,18 @@ class Runner:
     Raises:
       ValueError: If a prompt does not fit.
     """
-    contexts, dropped = self._fitting(_request.contexts(request, last_state))
+    if self.prefix_cache is not None:
+      self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
+    contexts, dropped = self.fitting(_request.contexts(request, last_state))
     room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
-    if last_state is not None and not any(dropped):
+    if last_state is None or any(dropped) or not self._fits(last_state):
+      caches, known = self._known(contexts, capacity, request.sharding)
+    else:
       known = np.asarray(last_state.cache.length).tolist()
       kept = _prefix_cache.Caches(last_state.cache, last_state.draft_cache)
       capacity = max(capacity, kept.model.cache_length)
       caches = jax.tree.map(jnp.copy, kept).grow(capacity)
-    else:
-      caches, known = self._known(contexts, capacity, request.sharding)
     caches, ahead = self._fill(
       caches,
       [row[n:] for row, n in zip(contexts, known, strict=True)],
@@ -140,6 +143,7 @@ class Runner:
     steps: int = _WHOLE,
     *,
     most_idle: int | None = None,
+    prompts: Sequence[int] | None = None,
   ) -> _state.SamplingState:
     """Decodes on, and makes room for rows that have none left.
 
@@ -148,6 +152,7 @@ class Runner:
       request: What was asked for.
       steps: Most passes of the model.
       most_idle: Go on only while at most so many rows are idle.
+      prompts: The prompt of each row, if they are not in order.
 
     Raises:
       ValueError: If a row is full and `on_full` is `error`.
@@ -171,8 +176,9 @@ class Runner:
       return state.grow(self.capacity(capacity + 1))
     if self.on_full == 'error':
       row = int(stuck[0])
+      prompt = row if prompts is None else prompts[row]
       raise ValueError(
-        f'Row {row} filled the cache of {capacity} tokens after '
+        f'Prompt {prompt} filled the cache of {capacity} tokens after '
         f'{int(state.count[row])} sampled ones. Raise cache_length, lower '
         "max_new_tokens, or choose on_full='stop' or 'roll'."
       )
@@ -190,9 +196,9 @@ class Runner:
     while capacity < last:
       capacity = self.capacity(capacity + 1)
       for size in self.buckets or ():
-        nothing = jnp.zeros((rows, size), jnp.int32)
+        nothing = np.zeros((rows, size), np.int32)
         caches = self._empty(rows, capacity, request.sharding)
-        self._prefill(caches, nothing)
+        self._prefill(caches, nothing, request.sharding)
       state, _ = self.begin(request, capacity=capacity)
       self.advance(state, request, 1)
 
@@ -207,10 +213,17 @@ class Runner:
       self.on_full != 'stop' or state.cache.cache_length < self.cache_length
     )
 
-  def _fitting(
+  def fitting(
     self, contexts: list[list[int]]
   ) -> tuple[list[list[int]], list[int]]:
-    """Contexts that fit into the cache, and how many tokens each has lost."""
+    """Contexts that fit into the cache, and how many tokens each has lost.
+
+    Args:
+      contexts: Tokens of each row.
+
+    Raises:
+      ValueError: If one does not fit, and nothing may be dropped.
+    """
     longest = max(range(len(contexts)), key=lambda i: len(contexts[i]))
     length = len(contexts[longest])
     if length > self.cache_length and self.on_full != 'roll':
@@ -225,6 +238,16 @@ class Runner:
     ]
     both = zip(contexts, fitting, strict=True)
     return fitting, [len(old) - len(new) for old, new in both]
+
+  def _fits(self, state: _state.SamplingState) -> bool:
+    """Whether a state has caches of this length, and those of this draft."""
+    has_draft = state.draft_cache is not None
+    lookahead = self.draft.num_tokens if self.draft else 0
+    if state.cache.cache_length > self.cache_length:
+      return False
+    return has_draft == isinstance(self.draft, _drafts.DraftModel) and all(
+      layer.lookahead == lookahead for layer in state.cache.layers.values()
+    )
 
   def _cut(self, context: list[int]) -> list[int]:
     """A context without its middle: the first token, and the newest half."""
@@ -280,12 +303,13 @@ class Runner:
     rows = len(contexts)
     if self.prefix_cache is None:
       return self._empty(rows, capacity, sharding), [0] * rows
-    self.prefix_cache.bind(self.params)
     # The last token is always computed: what follows is predicted from it.
     shared = _prefix_cache.common_prefix(contexts)
     shared = min(shared, min(map(len, contexts)) - 1)
     first = contexts[0][:shared]
-    known, caches, common = self.prefix_cache.find(first)
+    known, caches, common = self.prefix_cache.find(
+      first, most=self.cache_length
+    )
     if caches is None:
       caches = self._empty(1, capacity, sharding)
     capacity = max(capacity, caches.model.cache_length)
@@ -305,26 +329,20 @@ class Runner:
     sharding: Any,
   ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
     """Feeds tokens to the model, and to the draft model if there is one."""
-    return self._prefill(
-      caches, _transformer.place(_prompt.pad(rows), sharding)
-    )
+    return self._prefill(caches, _prompt.pad(rows), sharding)
 
   def _prefill(
-    self, caches: _prefix_cache.Caches, tokens: Any
+    self, caches: _prefix_cache.Caches, tokens: np.ndarray, sharding: Any
   ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
+    options = {'buckets': self.buckets, 'sharding': sharding}
     cache, ahead = _decode.prefill(
-      self.model, self.params, tokens, caches.model, buckets=self.buckets
+      self.model, self.params, tokens, caches.model, **options
     )
     draft = caches.draft
     if draft is not None:
       assert isinstance(self.draft, _drafts.DraftModel)
-      draft, _ = _decode.prefill(
-        self.draft.model,
-        self.draft.params,
-        tokens,
-        draft,
-        buckets=self.buckets,
-      )
+      model, params = _drafts.free(self.draft.model), self.draft.params
+      draft, _ = _decode.prefill(model, params, tokens, draft, **options)
     return _prefix_cache.Caches(cache, draft), ahead
 
   def _new_state(
@@ -349,7 +367,7 @@ class Runner:
       context=_padded(contexts, capacity + 1),
       dropped=jnp.asarray(dropped, jnp.int32),
       cache=caches.model,
-      rng=request.keys,
+      rng=jnp.copy(request.keys),  # Buffers of a state are reused.
       settings=_settings.stack(request.numbers, size, biased=request.biased),
       seen=seen,
       trace=_state.Trace.empty(

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
-import random
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
@@ -102,6 +101,11 @@ class Sampler:
       raise ValueError(
         f"on_full={self.on_full!r} is not one of 'error', 'stop', 'roll'."
       )
+    if self.on_full == 'roll' and self.cache_length < 2:
+      raise ValueError(
+        "on_full='roll' keeps the first token and the newest ones, which needs "
+        f'cache_length={self.cache_length} to be at least 2.'
+      )
     _drafts.check(self.draft, self.model)
 
   def sample(
@@ -133,7 +137,7 @@ class Sampler:
       max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
         has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
-        token (for a batch, over lists of pieces).
+        token (for a batch, over lists of pieces). All prompts are one batch.
       sampling: In place of the sampler's own; a list has one for each prompt.
       rng: Seed, or random key; by default a new one for each call.
       return_state: Whether to return a `SamplerOutput` in place of text. That
@@ -146,7 +150,8 @@ class Sampler:
       schema: What the answer must be: a JSON schema, a pydantic class, `Regex`
         or `Lark`. The text then comes without an end tag.
       logits_mask: A function from a row's tokens, `int32[S]`, and their number
-        to the tokens that may come next, `bool[V]`. It is compiled in.
+        to the tokens that may come next, `bool[V]`. It is compiled in. A row
+        for which it leaves nothing ends.
       logprobs: Record the log-probability of each token, and of so many likely
         ones. They are the model's own, whatever the sampling method.
       return_hidden_states: Record the state that each token came from.
@@ -160,6 +165,7 @@ class Sampler:
         id outside of the table, or arguments do not go together.
     """
     _check_images(images, self.model)
+    _request.check_logprobs(logprobs, self.model.config.num_embed)
     prompts = _prompt.encode(
       self.codec,
       prompt,
@@ -169,9 +175,11 @@ class Sampler:
     )
     request = self._new_request(
       prompts.rows,
-      limits=self._limits(max_new_tokens, len(prompts.rows)),
+      limits=_request.limits_of(
+        max_new_tokens, len(prompts.rows), most=self.max_out_length
+      ),
       sampling=self.sampling if sampling is None else sampling,
-      key=_as_key(rng),
+      key=_request.as_key(rng),
       schema=schema,
       logits_mask=logits_mask,
       logprobs=logprobs,
@@ -268,28 +276,30 @@ class Sampler:
     """
     request = self._new_request(
       [[int(self.codec.special_tokens.BOS)]] * batch_size,
-      limits=self._limits(None, batch_size),
+      limits=[self.max_out_length] * batch_size,
       sampling=self.sampling,
-      key=_as_key(0),
+      key=_request.as_key(0),
     )
-    self._runner.warmup(request, max_length or self.cache_length)
+    # Nothing of this is worth keeping.
+    runner = dataclasses.replace(self._runner, prefix_cache=None)
+    runner.warmup(request, max_length or self.cache_length)
 
   @functools.cached_property
   def codec(self) -> _tokenizer.Tokenizer:
     """The tokenizer, whether it was given or is the model's own."""
-    return resolve_tokenizer(self.model, self.tokenizer)
+    return _rules.resolve_tokenizer(self.model, self.tokenizer)
 
   @functools.cached_property
   def _model(self) -> _transformer.Transformer:
     """The model, free to return what is asked of it."""
-    return self.model.clone(return_last_only=None)
+    return _drafts.free(self.model)
 
   @functools.cached_property
   def _runner(self) -> _runner.Runner:
     buckets = self.pad_length
     return _runner.Runner(
       model=self._model,
-      params=self.params,
+      params=_place.automatic(self.params),
       rules=_rules.make_rules(
         self.codec,
         self.model.config,
@@ -312,27 +322,6 @@ class Sampler:
       num_embed=self.model.config.num_embed,
       allow_special=self.allow_special,
     )
-
-  def _limits(
-    self, max_new_tokens: int | Sequence[int] | None, rows: int
-  ) -> list[int]:
-    """Most tokens of each row."""
-    if max_new_tokens is None or isinstance(max_new_tokens, int | np.integer):
-      limits = [int(max_new_tokens or self.max_out_length)] * rows
-    else:
-      limits = [int(limit) for limit in max_new_tokens]
-    if len(limits) != rows:
-      raise ValueError(
-        f'max_new_tokens has {len(limits)} numbers for {rows} prompts.'
-      )
-    if min(limits) < 1:
-      raise ValueError(f'max_new_tokens={min(limits)} is below 1.')
-    if max(limits) > self.max_out_length:
-      raise ValueError(
-        'max_new_tokens should be smaller or equal to max_out_length: '
-        f'{max(limits)} > {self.max_out_length}. Raise max_out_length.'
-      )
-    return limits
 
   def _new_request(
     self,
@@ -387,7 +376,10 @@ class Sampler:
   ) -> Iterator[_output.SamplerOutput]:
     """The pieces of a stream, and behind them what is known at its end."""
     states = self._runner.run(state, request, often=True)
-    for part in _stream.pieces(states, self.codec, batched=batched):
+    keep_end = not request.guides
+    for part in _stream.pieces(
+      states, self.codec, batched=batched, keep_end=keep_end
+    ):
       yield part
     rows, state = range(len(request.rows)), part.state
     answers = [
@@ -402,6 +394,7 @@ class Sampler:
   ) -> list[_output.Answer]:
     """Answers of more prompts than a batch may have."""
     size = self.max_batch_size
+    self._runner.fitting(request.rows)  # Raises before anything is sampled.
     if request.guides:  # They look at every token anyway.
       rows = range(len(request.rows))
       groups = [rows[i : i + size] for i in rows[::size]]
@@ -429,37 +422,6 @@ class Sampler:
       cache_length=self.cache_length,
       keep_end=not request.guides,
     )
-
-
-def resolve_tokenizer(
-  model: _transformer.Transformer, tokenizer: _tokenizer.Tokenizer | None
-) -> _tokenizer.Tokenizer:
-  """The tokenizer of a model, or the given one if the two go together."""
-  version = model.INFO.tokenizer_version
-  if tokenizer is None:
-    if not version:
-      raise ValueError(
-        f'{type(model).__name__} does not say which tokenizer it has. Give '
-        'tokenizer=, such as gm.from_pretrained(folder).tokenizer.'
-      )
-    return _tokenizer.Tokenizer.from_version(version)
-  if version and tokenizer.VERSION and version != tokenizer.VERSION:
-    raise ValueError(
-      f'Incompatible model and tokenizer: {type(model).__name__} needs version '
-      f'{version}, {type(tokenizer).__name__} is {tokenizer.VERSION}.'
-    )
-  return tokenizer
-
-
-def _as_key(rng: int | jax.Array | None) -> jax.Array:
-  """A typed random key from a seed or a key of either kind."""
-  if rng is None:
-    rng = random.getrandbits(31)
-  if isinstance(rng, int | np.integer):
-    return jax.random.key(int(rng))
-  if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-    return rng
-  return jax.random.wrap_key_data(rng)
 
 
 def _check_images(images: Any, model: _transformer.Transformer) -> None:

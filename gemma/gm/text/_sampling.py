@@ -228,6 +228,12 @@ class Chain(Stage):
       raise ValueError(f'{self.own} would each pick the token. Keep one.')
     self.numbers()  # Raises if two methods disagree.
 
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Chain) and self.methods == other.methods
+
+  def __hash__(self) -> int:
+    return hash(self.methods)
+
   def __repr__(self) -> str:
     return f'Chain({", ".join(map(repr, self.methods))})'
 

@@ -31,7 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
   'bias': None,
 }
 Numbers = Mapping[str, Any]
-_BLOCK = 512  # Tokens of a block in `_inverse_cdf`.
+_BLOCK = 512  # Tokens of a block in `sample`.
 
 
 class Settings(struct.PyTreeNode):
@@ -192,19 +192,28 @@ def sample(
   short = -probs.shape[1] % _BLOCK
   blocks = jnp.pad(probs, [(0, 0), (0, short)])
   blocks = blocks.reshape(probs.shape[0], -1, _BLOCK)  # [B X Y]
-  first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-  block = jax.vmap(_inverse_cdf)(jnp.sum(blocks, axis=-1), first)
+  points = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+  block = jax.vmap(inverse_cdf)(jnp.sum(blocks, axis=-1), points[:, 0])
   chosen = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-  return block * _BLOCK + jax.vmap(_inverse_cdf)(chosen, second)
+  return block * _BLOCK + jax.vmap(inverse_cdf)(chosen, points[:, 1])
 
 
-def _inverse_cdf(weights: jax.Array, key: jax.Array) -> jax.Array:
-  """An index in proportion to the weights; never one of weight 0."""
-  covered = jnp.cumsum(weights)
-  total = covered[-1]
-  point = jax.random.uniform(key) * total
-  point = jnp.minimum(point, jnp.nextafter(total, jnp.zeros_like(total)))
-  return jnp.sum(covered <= point)
+def inverse_cdf(
+  weights: Float[Array, 'Y'], point: Float[Array, '']
+) -> Int[Array, '']:
+  """An index in proportion to the weights; never one of weight 0.
+
+  Sums that are made in parallel are rounded differently, so that they may rise
+  where a weight is 0: such places are left out.
+
+  Args:
+    weights: Of each index; not all 0.
+    point: A random number in [0, 1).
+  """
+  covered = jnp.where(weights > 0, jnp.cumsum(weights), 0)
+  total = jnp.max(covered)
+  below = jnp.nextafter(total, jnp.zeros_like(total))
+  return jnp.argmax(covered > jnp.minimum(point * total, below))
 
 
 def _dense_bias(

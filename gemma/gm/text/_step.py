@@ -1,6 +1,6 @@
 """One token of every row: from logits to the state that holds it.
 
-Axes: B batch, V vocab, D model, S capacity of the cache.
+Axes: B batch, *B any batch dims, V vocab, D model, S capacity of the cache.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,13 @@ class Rules(struct.PyTreeNode):
   Attributes:
     banned: Never sampled.
     stops: End their row.
+    end: What ends a row for which a user's mask leaves nothing.
     allowed: If given, all that each row may sample next.
   """
 
   banned: Bool[Array, 'V']
   stops: Bool[Array, 'V']
+  end: Int[Array, '']
   allowed: Bool[Array, 'B V'] | None = None
 
 
@@ -62,15 +64,15 @@ class Program:
 
 
 class Prediction(struct.PyTreeNode):
-  """What a model says about the next token of each row.
+  """What a model says about the next token of each row, or of several places.
 
   Attributes:
     logits: Scores.
     hidden_states: The states that they come from.
   """
 
-  logits: Float[Array, 'B V']
-  hidden_states: Float[Array, 'B D']
+  logits: Float[Array, '*B V']
+  hidden_states: Float[Array, '*B D']
 
 
 def forward(
@@ -118,6 +120,9 @@ def shaped_logits(
   if program.logits_mask is not None:
     allowed = jax.vmap(program.logits_mask)(state.context, index)
     logits = jnp.where(allowed, logits, -jnp.inf)
+    none = ~jnp.any(logits > -jnp.inf, axis=-1, keepdims=True)
+    end = jnp.arange(logits.shape[-1])[None] == rules.end
+    logits = jnp.where(none & end, 0, logits)
   return _settings.shape_logits(logits, state.settings, state.seen)
 
 

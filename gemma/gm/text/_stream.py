@@ -16,6 +16,7 @@ def pieces(
   tokenizer: _tokenizer.Tokenizer,
   *,
   batched: bool,
+  keep_end: bool = True,
 ) -> Iterator[_output.SamplerOutput]:
   """The text of each step, without splitting a character.
 
@@ -23,11 +24,14 @@ def pieces(
     states: States on the way.
     tokenizer: The vocabulary.
     batched: Whether to give a list with a piece for each row.
+    keep_end: Whether texts keep their end tag.
   """
   seen = np.zeros(0, np.int32)
   rows: list[_detokenizer.Detokenizer] = []
   for state in states:
-    predicted, counts = jax.device_get((state.predicted_tokens, state.count))
+    predicted, counts, done = jax.device_get(
+      (state.predicted_tokens, state.count, state.done)
+    )
     if not rows:
       rows = [_detokenizer.Detokenizer(tokenizer) for _ in counts]
       seen = np.zeros_like(counts)
@@ -36,8 +40,10 @@ def pieces(
         p[n + step : n + step + 1].tolist() if n + step < count else []
         for p, n, count in zip(predicted, seen, counts, strict=True)
       ]
+      hidden = done & (seen + step + 1 == counts) & (not keep_end)
       texts = [
-        ''.join(map(row.add, ids)) for row, ids in zip(rows, new, strict=True)
+        row.flush() if end else ''.join(map(row.add, ids))
+        for row, ids, end in zip(rows, new, hidden, strict=True)
       ]
       yield _piece(texts, new, predicted, state, batched)
     seen = counts

@@ -216,6 +216,17 @@ class Tokenizer:
     """The SentencePiece model: what a `tokenizer.model` holds."""
     return self._vocabulary.processor.serialized_model_proto()
 
+  def hf_files(self) -> dict[str, bytes]:
+    """Names and contents of the files that Hugging Face libraries read.
+
+    `tokenizer.model` (SentencePiece), `tokenizer.json` (the same as merges),
+    `tokenizer_config.json`, `chat_template.jinja`, and `generation_config.json`
+    with the tokens that end a text.
+    """
+    from gemma.gm.text import _tokenizer_export  # Needs protobuf: only here.
+
+    return _tokenizer_export.hf_files(self.model_proto, self.special_tokens)
+
   def byte_of(self, token: int) -> int | None:
     """The byte that a token stands for; None if it is a piece of text."""
     return self._vocabulary.bytes.get(token)

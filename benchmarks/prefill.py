@@ -1,0 +1,156 @@
+"""Tokens per second and memory of a prompt through Gemma 3 270M, next to others.
+
+Command: `python benchmarks/prefill.py --published-python PYTHON`, where PYTHON
+has the published package; `--transformers-python`, if this one has no torch.
+Hardware: a CPU, Linux. Metric: median over rounds of the prompt's tokens per
+second, with a cache and the logits of the last token; and the most memory that
+a call has resident above what was there before, the cache included.
+
+Weights are random. Ours goes in chunks of 1024, as the sampler does;
+`transformers` (sdpa) and the published package take the prompt whole.
+
+TABLE
+"""
+
+from collections.abc import Callable
+import json
+import time
+from typing import Any
+
+import peers
+
+CHUNK = 1024
+ROWS = [
+  {'dtype': dtype, 'length': length}
+  for dtype in ('bfloat16', 'float32')
+  for length in (512, 2048, 8192)
+]
+SMOKE = [{'dtype': 'float32', 'length': 128, 'smoke': True}]
+
+
+def main() -> None:
+  """Prints a table in Markdown."""
+  parser = peers.arguments(__doc__)
+  args = parser.parse_args()
+  if args.side:
+    side, row = args.side[0], json.loads(args.side[1])
+    peers.serve(lambda: SETUP[side](row))
+    return
+  found = peers.pythons(args)
+  rows = SMOKE if args.smoke else [r for r in ROWS if args.rows in name(r)]
+  print(
+    '\n| row | ours | transformers | published | / transformers | / published '
+    '| ours MiB | temporary | transformers MiB | published MiB |\n'
+    + '|---' * 10
+    + '|'
+  )
+  for row in rows:
+    results = peers.compare(__file__, found, row, args.rounds)
+    print(line(row, results), flush=True)
+
+
+def name(row: dict[str, Any]) -> str:
+  return f'{row["dtype"]}, {row["length"]} tokens'
+
+
+def line(row: dict[str, Any], results: dict[str, dict[str, float]]) -> str:
+  """One row of the table."""
+
+  def value(side, key):
+    return results.get(side, {}).get(key)
+
+  def show(number, scale=1.0):
+    return '' if number is None else f'{number / scale:,.0f}'
+
+  def ratio(other):
+    return '' if other is None else f'{value("ours", "speed") / other:.2f}'
+
+  speeds = [value(side, 'speed') for side in peers.SIDES]
+  cells = [
+    *map(show, speeds),
+    *map(ratio, speeds[1:]),
+    show(value('ours', 'peak'), 2**20),
+    show(value('ours', 'temp'), 2**20),
+    show(value('transformers', 'peak'), 2**20),
+    show(value('published', 'peak'), 2**20),
+  ]
+  return f'| {name(row)} | {" | ".join(cells)} |'
+
+
+def timed(run: Callable[[], Any], length: int) -> dict[str, float]:
+  before = peers.restart_peak()
+  start = time.perf_counter()
+  run()
+  seconds = time.perf_counter() - start
+  return {'speed': length / seconds, 'peak': float(peers.peak() - before)}
+
+
+def ours(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
+  """Chunk after chunk into a cache whose memory is reused."""
+  import jax
+  import jax.numpy as jnp
+
+  length, (model, params) = row['length'], peers.our_model(row)
+  tokens = jnp.asarray(
+    peers.prompt(1, length, min(200_000, model.config.num_embed))
+  )
+
+  def chunk(params, tokens, cache):
+    out = model.apply(
+      {'params': params}, tokens, cache=cache, return_last_only=True
+    )
+    return out.cache, out.logits
+
+  chunk = jax.jit(chunk, donate_argnums=2)
+
+  def empty():
+    return model.init_cache(
+      batch_size=1, dtype=row['dtype'], cache_length=length
+    )
+
+  def run():
+    cache = empty()
+    for i in range(0, length, CHUNK):
+      cache, logits = chunk(params, tokens[:, i : i + CHUNK], cache)
+    jax.block_until_ready(logits)
+
+  compiled = chunk.lower(params, tokens[:, :CHUNK], empty()).compile()
+  temp = compiled.memory_analysis().temp_size_in_bytes
+  return lambda: {**timed(run, length), 'temp': float(temp)}
+
+
+def with_transformers(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
+  """The whole prompt at once."""
+  import torch
+
+  model = peers.torch_model(row['dtype'])
+  tokens = torch.from_numpy(peers.prompt(1, row['length'])).long()
+
+  def run():
+    with torch.inference_mode():
+      model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+
+  return lambda: timed(run, row['length'])
+
+
+def published(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
+  """The whole prompt at once."""
+  import jax
+
+  *_, prefill = peers.published_state(row, row['length'] + 64)
+
+  def run():
+    jax.block_until_ready(prefill(1, row['length']).cache)
+
+  return lambda: timed(run, row['length'])
+
+
+SETUP = {
+  'ours': ours,
+  'transformers': with_transformers,
+  'published': published,
+}
+
+
+if __name__ == '__main__':
+  main()

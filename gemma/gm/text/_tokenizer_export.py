@@ -1,0 +1,133 @@
+"""The files that Hugging Face libraries read a tokenizer from."""
+
+from collections.abc import Iterator
+import json
+import pathlib
+from typing import Any
+
+from gemma.gm.text import _tokenizer_proto
+
+_SPACE = '\u2581'
+_PIECE = _tokenizer_proto.pb.ModelProto.SentencePiece
+
+# The chat format of Gemma 2 and 3, for `apply_chat_template`. It makes the
+# same text as `encode_chat`.
+CHAT_TEMPLATE = pathlib.Path(__file__).with_name('chat_template.jinja')
+
+
+def hf_files(proto: bytes, special: Any) -> dict[str, bytes]:
+  """Names and contents of the files; see `Tokenizer.hf_files`.
+
+  Args:
+    proto: A SentencePiece model.
+    special: Its special tokens.
+  """
+  ends = [int(special.EOS), int(special.END_OF_TURN)]
+  config = {
+    'tokenizer_class': 'GemmaTokenizer',
+    'add_bos_token': True,
+    'add_eos_token': False,
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'pad_token': '<pad>',
+    'unk_token': '<unk>',
+    'clean_up_tokenization_spaces': False,
+    'model_max_length': 1_000_000_000_000_000_019_884_624_838_656,
+  }
+  generation = {
+    'bos_token_id': int(special.BOS),
+    'eos_token_id': ends,
+    'pad_token_id': int(special.PAD),
+  }
+  return {
+    'tokenizer.model': proto,
+    'tokenizer.json': _json(_tokenizer_json(proto)),
+    'tokenizer_config.json': _json(config),
+    'chat_template.jinja': CHAT_TEMPLATE.read_bytes(),
+    'generation_config.json': _json(generation),
+  }
+
+
+def _tokenizer_json(proto: bytes) -> dict[str, Any]:
+  """What `tokenizers` needs to do as the SentencePiece model does."""
+  model = _tokenizer_proto.pb.ModelProto.FromString(proto)
+  pieces = model.pieces
+  control = _tokenizer_proto.control_ids(proto)
+  whole = [
+    i
+    for i, piece in enumerate(pieces)
+    if piece.type not in (_PIECE.NORMAL, _PIECE.BYTE)
+  ]
+  return {
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': [
+      {
+        'id': i,
+        'content': pieces[i].piece,
+        'single_word': False,
+        'lstrip': False,
+        'rstrip': False,
+        'normalized': False,
+        'special': i in control,
+      }
+      for i in whole
+    ],
+    'normalizer': {
+      'type': 'Replace',
+      'pattern': {'String': ' '},
+      'content': _SPACE,
+    },
+    'pre_tokenizer': None,
+    'post_processor': _begin_with('<bos>', model.trainer_spec.bos_id),
+    'decoder': {
+      'type': 'Sequence',
+      'decoders': [
+        {'type': 'Replace', 'pattern': {'String': _SPACE}, 'content': ' '},
+        {'type': 'ByteFallback'},
+        {'type': 'Fuse'},
+      ],
+    },
+    'model': {
+      'type': 'BPE',
+      'dropout': None,
+      'unk_token': '<unk>',
+      'continuing_subword_prefix': None,
+      'end_of_word_suffix': None,
+      'fuse_unk': True,
+      'byte_fallback': True,
+      'ignore_merges': False,
+      'vocab': {piece.piece: i for i, piece in enumerate(pieces)},
+      'merges': list(_merges(pieces)),
+    },
+  }
+
+
+def _merges(pieces: Any) -> Iterator[list[str]]:
+  """Pairs that are merged, the first ones first.
+
+  SentencePiece merges the pair whose whole has the highest score. So all pairs
+  that make a piece come where the piece does.
+  """
+  normal = {p.piece: p.score for p in pieces if p.type == _PIECE.NORMAL}
+  for piece in sorted(normal, key=lambda piece: -normal[piece]):
+    for cut in range(1, len(piece)):
+      if piece[:cut] in normal and piece[cut:] in normal:
+        yield [piece[:cut], piece[cut:]]
+
+
+def _begin_with(piece: str, i: int) -> dict[str, Any]:
+  """A template that puts one token in front."""
+  begin = {'SpecialToken': {'id': piece, 'type_id': 0}}
+  first, second = ({'Sequence': {'id': x, 'type_id': 0}} for x in 'AB')
+  return {
+    'type': 'TemplateProcessing',
+    'single': [begin, first],
+    'pair': [begin, first, begin, second],
+    'special_tokens': {piece: {'id': piece, 'ids': [i], 'tokens': [piece]}},
+  }
+
+
+def _json(content: Any) -> bytes:
+  return (json.dumps(content, ensure_ascii=False, indent=1) + '\n').encode()
