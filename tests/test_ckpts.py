@@ -56,19 +56,6 @@ def test_orbax_round_trip(dtype, tmp_path):
   equal(read, jax.tree.map(lambda x: x.astype(dtype or x.dtype), params))
 
 
-def test_other_orbax_layouts_are_refused_by_name(tmp_path):
-  x = jnp.ones(3)
-  layouts = {
-    'FLAT': {'transformer/final_norm': {'scale': x}},
-    'STACKED': {'transformer/stacked_layers/attention_type_0/x': {'w': x}},
-    'KAULDRON': {'params': x, 'opt_state': x, 'step': x, 'collections': x},
-  }
-  for name, tree in layouts.items():
-    gm.ckpts.save_params(tree, tmp_path / name)
-    with pytest.raises(ValueError, match=f'{name} layout'):
-      gm.ckpts.load_params(tmp_path / name)
-
-
 @pytest.mark.parametrize('name', gm.nn.PRESETS)
 def test_layout_covers_every_parameter_of_a_released_size(name):
   """Rows and their inverse, on shapes alone."""

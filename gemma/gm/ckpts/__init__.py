@@ -9,3 +9,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.ckpts._run import Resumed as Resumed
   from gemma.gm.ckpts._run import RunCheckpoints as RunCheckpoints
   from gemma.gm.ckpts._save_hf import save_hf as save_hf
+  from gemma.gm.ckpts._transforms import (
+    AnchoredPolicyLoader as AnchoredPolicyLoader,
+  )
+  from gemma.gm.ckpts._transforms import LoadCheckpoint as LoadCheckpoint
+  from gemma.gm.ckpts._transforms import SkipLoRA as SkipLoRA

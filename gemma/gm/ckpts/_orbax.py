@@ -1,43 +1,25 @@
-"""Orbax checkpoints. Orbax is slow to import, so it is on first use."""
+"""Orbax checkpoints out. Orbax is slow to import, so it is on first use."""
 
 from collections.abc import Mapping
 import os
 import pathlib
+import shutil
 from typing import Any
 
-import jax
-
+from gemma.gm.ckpts import _layouts
+from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
 
 _METADATA = ('_METADATA', '_CHECKPOINT_METADATA')
-_TRAINER_KEYS = {'params', 'opt_state', 'step', 'collections'}
 
 
-def is_orbax_folder(folder: pathlib.Path) -> bool:
+class CheckpointExistsError(FileExistsError, ValueError):
+  """There is something where a checkpoint should be made."""
+
+
+def is_orbax_folder(folder: Any) -> bool:
+  """Whether a folder has the metadata of a checkpoint, or of a step of one."""
   return any((folder / name).exists() for name in _METADATA)
-
-
-def load_orbax(folder: pathlib.Path, *, dtype: Any = None) -> dict[str, Any]:
-  """Parameters of a NESTED checkpoint, straight into `dtype`.
-
-  Args:
-    folder: The folder.
-    dtype: Dtype of the result; as stored by default.
-
-  Raises:
-    ValueError: If the checkpoint has another layout.
-  """
-  import orbax.checkpoint as ocp
-
-  with ocp.StandardCheckpointer() as checkpointer:
-    stored = checkpointer.metadata(folder).item_metadata.tree
-    _check_nested(folder, stored)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = {
-      path: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=device)
-      for path, x in _tree.flatten(stored).items()
-    }
-    return checkpointer.restore(folder, _tree.unflatten(target))
 
 
 def save_params(
@@ -45,43 +27,78 @@ def save_params(
   path: str | os.PathLike[str],
   *,
   wait_until_finished: bool = True,
+  save_concurrent_gb: int | None = None,
+  layout: str = 'NESTED',
 ) -> None:
-  """Saves parameters as an Orbax checkpoint, as they are nested.
+  """Saves parameters as an Orbax checkpoint.
 
   The folder appears when it is complete, or not at all.
 
+  ```python
+  >>> from gemma import gm
+  >>> import jax.numpy as jnp, tempfile
+  >>> folder = tempfile.mkdtemp()
+  >>> params = {'final_norm': {'scale': jnp.ones(3)}}
+  >>> gm.ckpts.save_params(params, f'{folder}/flat', layout='FLAT')
+  >>> gm.ckpts.load_params(f'{folder}/flat')
+  {'final_norm': {'scale': Array([1., 1., 1.], dtype=float32)}}
+
+  ```
+
   Args:
-    params: The parameters.
+    params: The parameters, NESTED: what `model.init(...)['params']` gives.
     path: The folder to make.
     wait_until_finished: Whether to return only when all is written. Otherwise
       writing goes on in the background, and the process must live until then.
+    save_concurrent_gb: How much may be in host memory at a time.
+    layout: How to name what is stored: `NESTED`, `FLAT` as in the released
+      checkpoints, or `STACKED` with the layers of a kind in one array.
+      `load_params` reads them all.
 
   Raises:
-    FileExistsError: If there is something at `path`.
+    FileExistsError: If there is something at `path`. It is a `ValueError` too.
+    ValueError: If the layout cannot hold the parameters, or some are no arrays.
   """
   import orbax.checkpoint as ocp
 
-  folder = pathlib.Path(path).absolute()
+  folder = _paths.folder_of(path)
   if folder.exists():
-    raise FileExistsError(f'{folder} exists. Remove it or choose another name.')
-  checkpointer = ocp.StandardCheckpointer()
-  checkpointer.save(folder, dict(params))
-  if wait_until_finished:
-    checkpointer.wait_until_finished()
-    checkpointer.close()
-
-
-def _check_nested(folder: pathlib.Path, stored: Mapping[str, Any]) -> None:
-  layout = None
-  if any(key.startswith('transformer/stacked_layers') for key in stored):
-    layout = 'STACKED'
-  elif any(key.startswith('transformer/') for key in stored):
-    layout = 'FLAT'
-  elif set(stored) == _TRAINER_KEYS:
-    layout = 'KAULDRON'
-  if layout is not None:
-    raise ValueError(
-      f'{folder} has the {layout} layout, with keys such as '
-      f'{next(iter(stored))!r}. This version reads NESTED Orbax checkpoints '
-      'and Hugging Face folders.'
+    raise CheckpointExistsError(
+      f'{folder} exists. Remove it or choose another name.'
     )
+  _check_arrays(params)
+  tree = dict(params)
+  if layout != _layouts.Layout.NESTED:
+    tree = _layouts.from_nested(tree, layout)
+  limit = (
+    {}
+    if save_concurrent_gb is None
+    else {'save_concurrent_gb': save_concurrent_gb}
+  )
+  checkpointer = ocp.StandardCheckpointer(**limit)
+  try:
+    checkpointer.save(folder, tree)
+    if wait_until_finished:
+      checkpointer.wait_until_finished()
+      checkpointer.close()
+  except BaseException:
+    _remove_unfinished(folder)
+    raise
+
+
+def _check_arrays(params: Mapping[str, Any]) -> None:
+  odd = {
+    '/'.join(path): type(leaf).__name__
+    for path, leaf in _tree.leaves(params).items()
+    if not hasattr(leaf, '__array__')
+  }
+  if odd:
+    raise ValueError(f'Only arrays can be saved; these are not: {odd}.')
+
+
+def _remove_unfinished(folder: Any) -> None:
+  """Removes what a write that failed has left beside `folder`."""
+  if not isinstance(folder, pathlib.Path) or not folder.parent.is_dir():
+    return
+  for part in folder.parent.glob(f'{folder.name}.orbax-checkpoint-tmp*'):
+    shutil.rmtree(part, ignore_errors=True)
