@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     args.run(args)
-  except (ValueError, FileNotFoundError, FileExistsError) as e:
+  except (ValueError, OSError, ImportError) as e:
     print(f'gemma: {e}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
   sample.set_defaults(run=_verbs.sample)
 
   summary = verbs.add_parser('summary', help='show what a model is made of')
-  summary.add_argument('model', metavar='NAME', help='a size, or a folder')
+  summary.add_argument(
+    'model', metavar='NAME', help='a size, a folder, or hf://org/name'
+  )
   summary.add_argument(
     '--picture', metavar='FILE.svg', help='draw the architecture too'
   )
@@ -60,7 +62,8 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     nargs='?',
     default=_verbs.BUNDLED,
     metavar='MODEL',
-    help='a Hugging Face folder; by default the bundled Gemma3_Tiny',
+    help='a Hugging Face folder, or hf://org/name to download it; by default '
+    'the bundled Gemma3_Tiny',
   )
   parser.add_argument('--dtype', help='of the weights; by default as stored')
   parser.add_argument(

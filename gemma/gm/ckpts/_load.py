@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _load_hf
 from gemma.gm.ckpts import _orbax
 
@@ -57,6 +58,8 @@ def load_params(
 def existing_folder(path: str | os.PathLike[str]) -> pathlib.Path:
   """The local folder at `path`, absolute."""
   name = os.fspath(path)
+  if _hub.is_hub(name):
+    return _hub.folder(name)
   if '://' in name:
     raise ValueError(
       f'{name} is remote. Download the folder, and give its local path.'
