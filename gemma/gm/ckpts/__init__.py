@@ -9,3 +9,4 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.ckpts._run import Resumed as Resumed
   from gemma.gm.ckpts._run import RunCheckpoints as RunCheckpoints
   from gemma.gm.ckpts._save_hf import save_hf as save_hf
+  from gemma.gm.ckpts._vocab import resize_vocab as resize_vocab
