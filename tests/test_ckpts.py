@@ -1,5 +1,7 @@
 """Weights in and out, tensor by tensor."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +141,33 @@ def test_bundled_model(tiny):
   assert size < 8_000_000
   model, params, tokenizer = tiny
   assert (model, params, tokenizer) == (tiny.model, tiny.params, tiny.tokenizer)
+
+
+@pytest.mark.parametrize(
+  'preset, rows, read',
+  [
+    ('Gemma2_2B', 256_000, 256_000),
+    ('Gemma2_2B', 256_128, 256_128),
+    ('Gemma3_4B', 262_144, 262_144),
+    ('Gemma3_4B', 262_208, 262_144),  # Image ids and padding are behind.
+    ('Gemma3_4B', 262_145, 262_145),  # A token was added by others.
+  ],
+)
+def test_rows_of_a_file(preset, rows, read):
+  """How many rows of a table count, whatever the size's own number is."""
+  file = _hf_config.to_hf(gm.nn.PRESETS[preset]().config)
+  config = _hf_config.from_hf(file | {'vocab_size': rows})
+  assert config.num_embed == read
+  stored = jax.ShapeDtypeStruct((rows, config.embed_dim), jnp.bfloat16)
+  row = next(_hf_layout.table(config))
+  assert jax.eval_shape(row.read, [stored]).shape == (read, config.embed_dim)
+
+
+@pytest.mark.parametrize('rows, tokens', [(262_208, None), (262_400, 262_150)])
+def test_rows_that_we_write_are_those_we_read(rows, tokens):
+  config = gm.nn.Gemma3_4B().config
+  config = dataclasses.replace(config, num_embed=rows, vocab_size=tokens)
+  file = _hf_config.to_hf(config)
+  assert file['vocab_size'] == rows
+  read = _hf_config.from_hf(file)
+  assert (read.num_embed, read.vocab_size) == (rows, tokens)

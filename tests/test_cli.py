@@ -2,8 +2,12 @@
 
 import io
 
+import jax
+import numpy as np
 import pytest
 
+import cases
+from gemma import gm
 from gemma.cli import main
 
 
@@ -76,6 +80,8 @@ def test_answer_cut_short_says_so(capsys, monkeypatch):
     (['chat', 'Gemma3_4B'], 'weights are not in the package'),
     (['sample', '/no/such', 'x'], 'No folder /no/such'),
     (['summary', 'Gemma9_1T'], 'No folder'),
+    (['convert', '/no/such', 'new'], 'No folder /no/such'),
+    (['convert', 'gs://a/b', 'new'], 'is remote'),
     (['sample', 'x', '--temperature', '-1'], 'temperature=-1'),
   ],
 )
@@ -83,3 +89,62 @@ def test_errors_are_one_line(capsys, args, message):
   status, _, err = run(capsys, *args)
   assert status == 2
   assert err.startswith('gemma: ') and message in err
+
+
+def same(path, other):
+  """Bit by bit."""
+  a, b = gm.ckpts.load_params(path), gm.ckpts.load_params(other)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  dtypes = [{x.dtype.name for x in jax.tree.leaves(tree)} for tree in (a, b)]
+  assert dtypes[0] == dtypes[1]
+
+
+def test_convert_there_and_back(capsys, tiny, tmp_path):
+  orbax, back = str(tmp_path / 'orbax'), str(tmp_path / 'back')
+  source = str(tiny.path)
+  assert run(capsys, 'convert', source, orbax, '--layout', 'nested')[0] == 0
+  same(source, orbax)
+  status, out, _ = run(capsys, 'convert', orbax, back, '--model', 'Gemma3_Tiny')
+  assert status == 0 and out.strip() == back
+  same(source, back)
+  opened = gm.from_pretrained(back)
+  assert opened.model.config == tiny.model.config
+  # The tokenizer went along, and with it all that others need.
+  assert opened.tokenizer.encode('king') == tiny.tokenizer.encode('king')
+  for name in ('tokenizer.json', 'chat_template.jinja'):
+    assert (tmp_path / 'back' / name).exists()
+  name = 'tokenizer.model'
+  assert (tiny.path / name).read_bytes() == (
+    tmp_path / 'back' / name
+  ).read_bytes()
+
+
+def test_convert_dtype(capsys, tmp_path):
+  case = cases.CASES[-1]
+  paths = [str(tmp_path / name) for name in ('a', 'b', 'c', 'd')]
+  rounded = jax.tree.map(lambda x: x.astype('bfloat16'), case.params)
+  gm.ckpts.save_hf(paths[0], model=case.model, params=case.params)
+  gm.ckpts.save_hf(paths[1], model=case.model, params=rounded)
+  for source, target, dtype in (
+    (paths[0], paths[2], 'bfloat16'),
+    (paths[2], paths[3], 'float32'),
+  ):
+    assert run(capsys, 'convert', source, target, '--dtype', dtype)[0] == 0
+  same(paths[1], paths[2])
+  wide = gm.ckpts.load_params(paths[3])
+  jax.tree.map(np.testing.assert_array_equal, wide, rounded)
+  assert wide['final_norm']['scale'].dtype == 'float32'
+
+
+def test_convert_says_what_is_wrong_before_it_reads(capsys, tiny, tmp_path):
+  status, _, err = run(capsys, 'convert', str(tiny.path), str(tmp_path))
+  assert status == 2 and 'exists. Remove it' in err
+  orbax, target = tmp_path / 'orbax', str(tmp_path / 'new')
+  gm.ckpts.save_params({'final_norm': {'scale': np.ones(3, 'f')}}, orbax)
+  status, _, err = run(capsys, 'convert', str(orbax), target)
+  assert status == 2 and '--model Gemma3_1B' in err
+  status, _, err = run(
+    capsys, 'convert', str(orbax), target, '--model', 'Gemma3_Tiny'
+  )
+  assert status == 2 and 'params do not fit the model' in err
+  assert not (tmp_path / 'new').exists()

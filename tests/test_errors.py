@@ -228,6 +228,9 @@ def test_params_that_do_not_fit_are_not_saved(tmp_path):
   params.pop('final_norm')
   with pytest.raises(ValueError, match='Missing:.*final_norm/scale'):
     gm.ckpts.save_hf(tmp_path / 'm', model=CASE.model, params=params)
+  params['final_norm'] = {'scale': jnp.ones(5)}
+  with pytest.raises(ValueError, match=r'final_norm/scale \(5,\) instead of'):
+    gm.ckpts.save_hf(tmp_path / 'm', model=CASE.model, params=params)
   assert not list(tmp_path.iterdir())
   (tmp_path / 'there').mkdir()
   for save in (

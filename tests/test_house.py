@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ('math', 'nn', 'ckpts', 'text', '_pretrained')
 HEAVY = (
   'tensorflow', 'kauldron', 'torch', 'pandas', 'transformers', 'matplotlib',
-  'grain', 'orbax', 'llguidance',
+  'grain', 'orbax', 'llguidance', 'huggingface_hub',
 )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sys
 
 import gemma
+from gemma import gm
+from gemma.cli import _convert
 from gemma.cli import _verbs
 
 
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     args.run(args)
-  except (ValueError, FileNotFoundError, FileExistsError) as e:
+  except (ValueError, OSError, ImportError) as e:
     print(f'gemma: {e}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
@@ -46,11 +48,21 @@ def _parser() -> argparse.ArgumentParser:
   sample.set_defaults(run=_verbs.sample)
 
   summary = verbs.add_parser('summary', help='show what a model is made of')
-  summary.add_argument('model', metavar='NAME', help='a size, or a folder')
+  summary.add_argument(
+    'model', metavar='NAME', help='a size, a folder, or hf://org/name'
+  )
   summary.add_argument(
     '--picture', metavar='FILE.svg', help='draw the architecture too'
   )
   summary.set_defaults(run=_verbs.summary)
+  _convert_arguments(
+    verbs.add_parser(
+      'convert',
+      help='write weights in another layout or dtype',
+      description='Writes weights in another layout or dtype; the files of '
+      'the tokenizer go with them.',
+    )
+  )
   return parser
 
 
@@ -60,7 +72,8 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     nargs='?',
     default=_verbs.BUNDLED,
     metavar='MODEL',
-    help='a Hugging Face folder; by default the bundled Gemma3_Tiny',
+    help='a Hugging Face folder, or hf://org/name to download it; by default '
+    'the bundled Gemma3_Tiny',
   )
   parser.add_argument('--dtype', help='of the weights; by default as stored')
   parser.add_argument(
@@ -70,3 +83,34 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
   parser.add_argument('--cache-length', type=int, default=4096, metavar='N')
   parser.add_argument('--seed', type=int, help='for a repeatable answer')
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'source',
+    metavar='SRC',
+    help='a Hugging Face folder, hf://org/name, or an Orbax checkpoint',
+  )
+  parser.add_argument('target', metavar='DST', help='the folder to make')
+  parser.add_argument(
+    '--dtype',
+    choices=('bfloat16', 'float32'),
+    help='of the weights; by default as stored',
+  )
+  parser.add_argument(
+    '--layout',
+    choices=('hf', 'nested'),
+    default='hf',
+    help='hf: a folder for transformers, vLLM and this library (the default); '
+    'nested: an Orbax checkpoint',
+  )
+  parser.add_argument(
+    '--model',
+    choices=gm.nn.PRESETS,
+    metavar='NAME',
+    help='the architecture, such as Gemma3_1B, where SRC does not say it',
+  )
+  parser.add_argument(
+    '--text-only', action='store_true', help='leave out a vision encoder'
+  )
+  parser.set_defaults(run=_convert.convert)

@@ -1,17 +1,12 @@
 """What each verb does."""
 
 import argparse
-from collections.abc import Callable
-from collections.abc import Iterator
-import contextlib
 import pathlib
 import sys
 from typing import Any
 
-from rich import console as rich_console
-from rich import progress
-
 from gemma import gm
+from gemma.cli import _progress
 
 BUNDLED = 'Gemma3_Tiny'
 
@@ -96,7 +91,7 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
       f'{path} names an architecture; its weights are not in the package. '
       'Download them, and give the folder.'
     )
-  with _progress_bar() as on_progress:
+  with _progress.bar() as on_progress:
     model, params, tokenizer = gm.from_pretrained(
       path, dtype=args.dtype, text_only=True, on_progress=on_progress
     )
@@ -110,21 +105,3 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
     'cache_length': args.cache_length,
     'max_out_length': args.max_new_tokens,
   }
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-  """A bar of bytes on a terminal, gone when loading is over."""
-  console = rich_console.Console(stderr=True)
-  if not console.is_terminal:
-    yield None
-    return
-  columns = (
-    progress.TextColumn('Loading'),
-    progress.BarColumn(),
-    progress.DownloadColumn(),
-    progress.TimeRemainingColumn(),
-  )
-  with progress.Progress(*columns, console=console, transient=True) as bar:
-    task = bar.add_task('Loading')
-    yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _load
 from gemma.gm.ckpts import _load_hf
 from gemma.gm.nn import _transformer
@@ -45,6 +46,9 @@ def from_pretrained(
   """Opens a Hugging Face folder: the model, its weights, its tokenizer.
 
   The architecture comes from `config.json`, so any size works, listed or not.
+  With `pip install "gemma[hub]"` the folder may be on the Hub,
+  `hf://google/gemma-3-1b-it`: it is downloaded once, into the cache that other
+  libraries use too, and with `GEMMA_OFFLINE=1` only what is there is used.
 
   ```python
   >>> from gemma import gm
@@ -55,13 +59,15 @@ def from_pretrained(
   ```
 
   Args:
-    path: The folder.
+    path: The folder, or `hf://org/name[@revision]`.
     dtype: Dtype of the parameters; as stored by default.
     text_only: Whether to leave out a vision encoder.
     on_progress: Called with bytes read and bytes in all.
 
   Raises:
-    FileNotFoundError: If there is no such folder, or a file is missing.
+    FileNotFoundError: If there is no such folder, a file is missing, or it
+      cannot be downloaded.
+    ImportError: If the folder is on the Hub, and huggingface_hub is missing.
     ValueError: If it has no `config.json`, or the weights do not fit it.
   """
   folder = _hf_folder(path)
@@ -81,8 +87,11 @@ def model_from_folder(
   """The model of a Hugging Face folder without its weights.
 
   Args:
-    path: The folder; only its `config.json` is read.
+    path: The folder, or `hf://org/name`; only its `config.json` is read.
   """
+  name = os.fspath(path)
+  if _hub.is_hub(name):
+    path = _hub.folder(name, files=_hub.CONFIG)
   config = _load_hf.read_config(_hf_folder(path))
   return _transformer.Transformer(config=config)
 

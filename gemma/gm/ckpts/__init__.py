@@ -14,3 +14,4 @@ with _epy.lazy_api_imports(globals()):
   )
   from gemma.gm.ckpts._transforms import LoadCheckpoint as LoadCheckpoint
   from gemma.gm.ckpts._transforms import SkipLoRA as SkipLoRA
+  from gemma.gm.ckpts._vocab import resize_vocab as resize_vocab

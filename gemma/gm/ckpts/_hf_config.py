@@ -13,7 +13,9 @@ _LOCAL = _config.AttentionType.LOCAL_SLIDING
 _GLOBAL = _config.AttentionType.GLOBAL
 _KINDS = {'sliding_attention': _LOCAL, 'full_attention': _GLOBAL}
 _TANH_GELU = (None, 'gelu', 'gelu_pytorch_tanh')
-_GEMMA3_ROWS = 262_144  # Larger tables hold image ids and padding behind.
+# The published Gemma 3 tables with image ids and padding behind the text.
+_PADDED_ROWS, _TEXT_ROWS = 262_208, 262_144
+_TOKENS = 'num_tokens'  # A key of ours: rows that stand for a token.
 
 # Defaults of the Hugging Face classes; `period` is that of the global layers.
 _COMMON = {
@@ -86,9 +88,9 @@ def from_hf(config: Mapping[str, Any]) -> _config.TransformerConfig:
   file = _DEFAULTS[model_type] | file
   _refuse_unknown(file)
   gemma1, gemma3 = model_type == 'gemma', model_type == 'gemma3_text'
-  rows = file['vocab_size']
-  if gemma3 and rows > _GEMMA3_ROWS:
-    rows = _GEMMA3_ROWS
+  rows, tokens = file['vocab_size'], file.get(_TOKENS)
+  if gemma3 and rows == _PADDED_ROWS and tokens is None:
+    rows = _TEXT_ROWS
   local_base, global_base, factor = _rope(file)
   return _config.TransformerConfig(
     num_embed=rows,
@@ -112,6 +114,7 @@ def from_hf(config: Mapping[str, Any]) -> _config.TransformerConfig:
     global_base_frequency=global_base,
     global_scale_factor=factor,
     norm_eps=file['rms_norm_eps'],
+    vocab_size=None if tokens == rows else tokens,
   )
 
 
@@ -164,6 +167,8 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
         'rope_type': 'linear',
         'factor': config.global_scale_factor,
       }
+  if config.vocab_size is not None or config.num_embed == _PADDED_ROWS:
+    out[_TOKENS] = config.vocab_size or config.num_embed
   _check_inverse(config, out)
   return out
 

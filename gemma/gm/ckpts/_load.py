@@ -53,8 +53,8 @@ def load_params(
   ```
 
   Args:
-    path: A Hugging Face folder, or an Orbax checkpoint: of parameters in any
-      layout, or a step of a trainer.
+    path: A Hugging Face folder, here or as `hf://org/name[@revision]`; or an
+      Orbax checkpoint: of parameters in any layout, or a step of a trainer.
     params: Arrays or `jax.ShapeDtypeStruct`s, NESTED. The result has their
       structure, dtypes and shardings.
     donate: Whether to free the arrays of `params` when all is checked, before

@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+from gemma.gm.ckpts import _hub
+
 _BUCKET = 'gs://gemma-data/checkpoints/'
 # What reads each kind of bucket, and what copies a folder out of it.
 _BUCKETS = {
@@ -100,12 +102,15 @@ def folder_of(path: str | os.PathLike[str]) -> Any:
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Any:
-  """The folder at `path`, absolute or remote.
+  """The folder at `path`, absolute or remote; one of the Hub is fetched.
 
   Raises:
     FileNotFoundError: If there is none. It is a `ValueError` too.
     ValueError: If it is remote and cannot be read from here.
   """
+  name = os.fspath(path)
+  if _hub.is_hub(name):
+    return _hub.folder(name)
   folder = folder_of(path)
   if not folder.is_dir():
     raise CheckpointNotFoundError(

@@ -42,7 +42,7 @@ def save_hf(
 
   Raises:
     FileExistsError: If there is something at `path`.
-    ValueError: If parameters are missing or unknown.
+    ValueError: If parameters are missing, unknown or mis-shaped.
   """
   path = pathlib.Path(path)
   if path.exists():
@@ -78,6 +78,17 @@ def _rows(
     raise ValueError(
       f'params do not fit the model. Missing: {sorted(rows - flat.keys())}. '
       f'Unknown: {sorted(flat.keys() - rows)}.'
+    )
+  shapes = _tree.flatten(_transformer.param_shapes(model))
+  wrong = [
+    f'{path} {flat[path].shape} instead of {shape.shape}'
+    for path, shape in shapes.items()
+    if flat[path].shape != shape.shape
+  ]
+  if wrong:
+    raise ValueError(
+      f'params do not fit the model. Mis-shaped: {wrong}. Give the model that '
+      'they are of.'
     )
   return [(row, flat[path]) for path, row in rows.items()]
 

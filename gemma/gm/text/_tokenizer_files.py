@@ -8,13 +8,13 @@ import tempfile
 from urllib import parse
 from urllib import request
 
+from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _paths
 from gemma.gm.text import _vocabulary
 
 SHIPPED = os.path.join(_paths.CheckpointPath.GEMMA3_TINY_IT, 'tokenizer.model')
 _NAMES = ('tokenizer.model', 'tokenizer.json')
 _UNUSED = 99  # `<unused0>` to `<unused98>` are contiguous.
-_OFFLINE = ('GEMMA_OFFLINE', 'HF_HUB_OFFLINE')
 _URLS = ('http', 'https', 'file')
 _PUBLIC = 'https://storage.googleapis.com/'  # What a public gs:// is, too.
 _TIMEOUT = 60  # Seconds without an answer.
@@ -87,18 +87,13 @@ def local(path: str) -> pathlib.Path:
   copy = pathlib.Path(cache).expanduser() / 'tokenizer' / name
   if copy.exists():
     return copy
-  offline = [name for name in _OFFLINE if _is_on(name)]
-  if offline:
-    raise _missing(path, copy, f'{offline[0]} is set')
+  if offline := _hub.offline():
+    raise _missing(path, copy, f'{offline} is set')
   try:
     _write(copy, _fetch(path))
   except Exception as e:  # Each kind of storage has errors of its own.
     raise _missing(path, copy, f'fetching it failed: {e!r}') from e
   return copy
-
-
-def _is_on(name: str) -> bool:
-  return os.environ.get(name, '').lower() in ('1', 'true', 'yes', 'on')
 
 
 def _missing(path: str, copy: pathlib.Path, why: str) -> FileNotFoundError:
