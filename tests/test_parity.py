@@ -177,7 +177,7 @@ def test_shards_and_older_files(tmp_path):
   many = gm.from_pretrained(tmp_path / 'many')
   jax.tree.map(np.testing.assert_array_equal, ours.params, many.params)
 
-  folder = _safetensors.TensorFolder(tmp_path / 'one')
+  tensors = _safetensors.open_folder(tmp_path / 'one')
   config = json.loads((tmp_path / 'one' / 'config.json').read_text())
   rope = config.pop('rope_parameters')
   for key in ('layer_types', '_sliding_window_pattern'):
@@ -198,12 +198,12 @@ def test_shards_and_older_files(tmp_path):
     (old / 'config.json').write_text(
       json.dumps({'model_type': 'gemma3', 'text_config': config})
     )
-    tensors = {
-      name.replace('model.', prefix, 1): folder.read(name)
-      for name in folder.names
+    renamed = {
+      name.replace('model.', prefix, 1): tensor.read()
+      for name, tensor in tensors.items()
     }
-    tensors['vision_tower.head.weight'] = np.zeros((2, 2), np.float32)
-    safetensors.numpy.save_file(tensors, old / 'model.safetensors')
+    renamed['vision_tower.head.weight'] = np.zeros((2, 2), np.float32)
+    safetensors.numpy.save_file(renamed, old / 'model.safetensors')
     with pytest.raises(ValueError, match='text_only=True'):
       gm.from_pretrained(old)
     other = gm.from_pretrained(old, text_only=True)

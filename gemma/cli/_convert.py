@@ -6,7 +6,7 @@ import pathlib
 
 from gemma import gm
 from gemma.cli import _progress
-from gemma.gm.ckpts import _load
+from gemma.gm.ckpts import _paths
 
 # What belongs to the tokenizer, besides what `Tokenizer.hf_files` makes.
 _TOKENIZER_FILES = (
@@ -26,7 +26,7 @@ def convert(args: argparse.Namespace) -> None:
   target = pathlib.Path(args.target).expanduser()
   if target.exists():  # Said before the weights are read, not after.
     raise FileExistsError(f'{target} exists. Remove it or choose another name.')
-  folder = _load.existing_folder(args.source)
+  folder = _paths.existing_folder(args.source)
   hf = args.layout == 'hf'
   model = _model(folder, args.model) if hf else None
   with _progress.bar() as on_progress:

@@ -7,6 +7,7 @@ name that is never touched costs nothing.
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
+  from gemma import peft as peft
   from gemma.gm import ckpts as ckpts
   from gemma.gm import math as math
   from gemma.gm import nn as nn

@@ -9,7 +9,9 @@ from typing import Any
 from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _load
 from gemma.gm.ckpts import _load_hf
+from gemma.gm.ckpts import _paths
 from gemma.gm.nn import _transformer
+from gemma.gm.nn import _weights
 from gemma.gm.text import _tokenizer
 
 
@@ -41,6 +43,7 @@ def from_pretrained(
   *,
   dtype: Any = None,
   text_only: bool = False,
+  quantize: bool | str = False,
   on_progress: _load_hf.OnProgress | None = None,
 ) -> Pretrained:
   """Opens a Hugging Face folder: the model, its weights, its tokenizer.
@@ -62,6 +65,7 @@ def from_pretrained(
     path: The folder, or `hf://org/name[@revision]`.
     dtype: Dtype of the parameters; as stored by default.
     text_only: Whether to leave out a vision encoder.
+    quantize: `'int8'` or `'int4'` rounds the weights while they are read.
     on_progress: Called with bytes read and bytes in all.
 
   Raises:
@@ -71,12 +75,16 @@ def from_pretrained(
     ValueError: If it has no `config.json`, or the weights do not fit it.
   """
   folder = _hf_folder(path)
-  params = _load_hf.load_hf(
-    folder, dtype=dtype, text_only=text_only, on_progress=on_progress
+  params = _load.load_params(
+    folder,
+    dtype=dtype,
+    text_only=text_only,
+    quantize=quantize,
+    on_progress=on_progress,
   )
   model = _transformer.Transformer(
     config=_load_hf.read_config(folder),
-    dtype=params['embedder']['input_embedding'].dtype,
+    dtype=_weights.dtype_of(params),
   )
   return Pretrained(model, params, folder)
 
@@ -97,7 +105,7 @@ def model_from_folder(
 
 
 def _hf_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-  folder = _load.existing_folder(path)
+  folder = _paths.existing_folder(path)
   if not _load_hf.is_hf_folder(folder):
     raise ValueError(
       f'{folder} has no config.json, so its architecture is not known. For an '

@@ -1,8 +1,6 @@
 """One door for every format that weights are read from."""
 
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import os
 import pathlib
 from typing import Any
@@ -13,11 +11,9 @@ from gemma.gm.ckpts import _load_hf
 from gemma.gm.ckpts import _load_orbax
 from gemma.gm.ckpts import _orbax
 from gemma.gm.ckpts import _paths
+from gemma.gm.ckpts import _quantize
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _transformer
-
-existing_folder = _paths.existing_folder
 
 
 def load_params(
@@ -27,6 +23,7 @@ def load_params(
   donate: bool = True,
   text_only: bool = False,
   sharding: _targets.ShardingTree = None,
+  quantize: bool | str = False,
   restore_concurrent_gb: int | None = None,
   dtype: Any = None,
   on_progress: _load_hf.OnProgress | None = None,
@@ -64,6 +61,9 @@ def load_params(
     sharding: Where the parameters go: a `jax.sharding.Sharding`, a tree of
       them, or a function from the tree of shapes to one of these (as
       `kd.sharding.FSDPSharding()`). By default whole on each device.
+    quantize: `'int8'` or `'int4'` rounds the weights of the text model while
+      they are read (True: `'int8'`), see `peft.quantize`; the embedding table
+      too. `params` with integers in it does the same for those.
     restore_concurrent_gb: How much of an Orbax checkpoint may be in host
       memory at a time.
     dtype: Dtype of the parameters; as stored by default. The projections of
@@ -78,35 +78,38 @@ def load_params(
     ValueError: If arguments exclude each other; if the folder is no checkpoint;
       if tensors are damaged, missing, unknown or mis-shaped: all are listed.
   """
-  given = _given(params, sharding, dtype, text_only)
+  given = _given(params, sharding, dtype, text_only, quantize)
   text_only = text_only or _is_text(given)
-  folder = existing_folder(path)
-  if isinstance(folder, pathlib.Path) and _load_hf.is_hf_folder(folder):
-    return _read_hf(
-      folder,
-      params,
-      given,
-      donate=donate,
-      text_only=text_only,
-      sharding=sharding,
-      dtype=dtype,
-      on_progress=on_progress,
+  stored = _open(_paths.existing_folder(path), text_only)
+  if given is None:
+    targets = _targets.from_stored(
+      stored.shapes, dtype=dtype, text_only=text_only, sharding=sharding
     )
-  if not _orbax.is_orbax_folder(folder):
-    raise ValueError(_no_checkpoint(folder))
-  stored = _load_orbax.open_orbax(folder)
-  targets, names = _fit(
-    folder, stored.shapes, given, dtype, text_only, sharding
-  )
+    names = {there: there for there in targets}
+    integers = _quantize.plan(targets, quantize)
+  else:
+    given, integers = _quantize.plan_of(stored.shapes, given)
+    found = _targets.match(stored.folder, stored.shapes, given)
+    names = {there: path for path, there in found.items()}
+    targets = {found[path]: x for path, x in _targets.placed(given).items()}
   if donate:
     _targets.release_memory(params)
-  flat = _load_orbax.read(
-    stored,
-    {there: targets[path] for path, there in names.items()},
-    restore_concurrent_gb=restore_concurrent_gb,
-    on_progress=on_progress,
-  )
-  return _tree.nest({path: flat[there] for path, there in names.items()})
+
+  def finish(there: _tree.Path, x: Any) -> dict[_tree.Path, jax.Array]:
+    if there in integers:
+      return integers[there].make(x, targets[there])
+    return {names[there]: _targets.place(x, targets[there])}
+
+  limit = restore_concurrent_gb
+  return _tree.nest(stored.read(targets, finish, on_progress, limit))
+
+
+def _open(folder: Any, text_only: bool) -> _load_hf.Stored | _load_orbax.Stored:
+  if isinstance(folder, pathlib.Path) and _load_hf.is_hf_folder(folder):
+    return _load_hf.open_hf(folder, text_only=text_only)
+  if not _orbax.is_orbax_folder(folder):
+    raise ValueError(_no_checkpoint(folder))
+  return _load_orbax.open_orbax(folder)
 
 
 def _given(
@@ -114,12 +117,14 @@ def _given(
   sharding: _targets.ShardingTree,
   dtype: Any,
   text_only: bool,
+  quantize: bool | str,
 ) -> _targets.Shapes | None:
   """Shapes of `params`, after a check of what goes with them."""
   if params is None:
     return None
   _targets.check_nested(params)
-  for name, value in {'sharding': sharding, 'dtype': dtype}.items():
+  others = {'sharding': sharding, 'dtype': dtype, 'quantize': quantize or None}
+  for name, value in others.items():
     if value is not None:
       raise ValueError(
         f'`params` and `{name}` are mutually exclusive: the result has the '
@@ -137,71 +142,6 @@ def _given(
 
 def _is_text(shapes: _targets.Shapes | None) -> bool:
   return shapes is not None and not any(map(_targets.is_multimodal, shapes))
-
-
-def _fit(
-  folder: Any,
-  stored: _targets.Shapes,
-  given: _targets.Shapes | None,
-  dtype: Any,
-  text_only: bool,
-  sharding: _targets.ShardingTree,
-) -> tuple[_targets.Shapes, dict[_tree.Path, _tree.Path]]:
-  """What to make, and under which name each is stored."""
-  if given is None:
-    targets = _targets.from_stored(
-      stored, dtype=dtype, text_only=text_only, sharding=sharding
-    )
-    return targets, {path: path for path in targets}
-  return _targets.placed(given), _targets.match(folder, stored, given)
-
-
-def _read_hf(
-  folder: Any,
-  params: Mapping[str, Any] | None,
-  given: _targets.Shapes | None,
-  *,
-  donate: bool,
-  text_only: bool,
-  sharding: _targets.ShardingTree,
-  dtype: Any,
-  on_progress: _load_hf.OnProgress | None,
-) -> dict[str, Any]:
-  """The same for a Hugging Face folder, placed tensor by tensor."""
-  if given is not None:
-    model = _transformer.Transformer(config=_load_hf.read_config(folder))
-    shapes = _targets.shapes_of(_transformer.param_shapes(model))
-    _targets.match(folder, shapes, given)
-  alone = given is None and sharding is None and len(jax.devices()) == 1
-  with contextlib.nullcontext() if alone else _on_host():
-    read = _load_hf.load_hf(
-      folder, dtype=dtype, text_only=text_only, on_progress=on_progress
-    )
-  if alone:
-    return read
-  flat = _tree.leaves(read)
-  shapes = {
-    path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in flat.items()
-  }
-  targets, names = _fit(folder, shapes, given, None, text_only, sharding)
-  old = _tree.leaves(params or {}) if donate else {}
-  out = {}
-  for path, there in names.items():
-    _targets.release_memory(old.get(path))
-    out[path] = _load_orbax.place(flat.pop(there), targets[path])
-  return _tree.nest(out)
-
-
-@contextlib.contextmanager
-def _on_host() -> Iterator[None]:
-  """Keeps arrays off the accelerators, where there is a CPU backend."""
-  try:
-    host = jax.local_devices(backend='cpu')[0]
-  except RuntimeError:
-    yield
-    return
-  with jax.default_device(host):
-    yield
 
 
 def _no_checkpoint(folder: Any) -> str:

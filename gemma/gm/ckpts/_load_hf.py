@@ -1,11 +1,14 @@
-"""Hugging Face folders in, one tensor at a time."""
+"""Hugging Face folders in, one parameter at a time."""
 
+import collections
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
+from concurrent import futures
 import dataclasses
 import json
+import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +17,14 @@ import numpy as np
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _safetensors
+from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
 from gemma.gm.nn import _transformer
 
 OnProgress = Callable[[int, int], None]
 _CONFIG = 'config.json'
+_THREADS = min(4, os.cpu_count() or 1)  # Copies are bound by memory.
 
 
 def is_hf_folder(folder: pathlib.Path) -> bool:
@@ -31,62 +36,105 @@ def read_config(folder: pathlib.Path) -> _config.TransformerConfig:
   return _hf_config.from_hf(json.loads((folder / _CONFIG).read_text()))
 
 
-def load_hf(
-  folder: pathlib.Path,
-  *,
-  dtype: Any = None,
-  text_only: bool = False,
-  on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
-  """Parameters of a Hugging Face folder, in the NESTED layout.
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A folder whose headers are known to fit its config.
 
-  Everything is checked from the files' headers before any tensor is read.
+  Attributes:
+    folder: The folder.
+    shapes: Shape and dtype of each NESTED parameter.
+    rows: The tensors of each.
+    tensors: The tensors by the name that rows use.
+  """
+
+  folder: pathlib.Path
+  shapes: _targets.Shapes
+  rows: dict[_tree.Path, _hf_layout.Row]
+  tensors: dict[str, _safetensors.Tensor]
+
+  def read(
+    self,
+    targets: Mapping[_tree.Path, jax.ShapeDtypeStruct],
+    finish: _targets.Finish,
+    on_progress: OnProgress | None = None,
+    concurrent_gb: int | None = None,
+  ) -> dict[_tree.Path, jax.Array]:
+    """The parameters that are asked for; a few are on the host at a time.
+
+    Args:
+      targets: For NESTED paths, what to read.
+      finish: What makes arrays of JAX from a parameter in its stored dtype.
+      on_progress: Called with bytes done and bytes in all.
+      concurrent_gb: Not needed here.
+    """
+    del concurrent_gb
+    parts = {
+      path: [self.tensors[name] for name in self.rows[path].names]
+      for path in targets
+    }
+    sizes = {path: sum(x.nbytes for x in parts[path]) for path in targets}
+    done = 0
+    out: dict[_tree.Path, jax.Array] = {}
+
+    def one(path: _tree.Path) -> tuple[_tree.Path, np.ndarray]:
+      return path, _read(parts[path], self.rows[path])
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      for path, x in _few_ahead(pool, one, targets):
+        out |= finish(path, x)
+        done += sizes[path]
+        if on_progress is not None:
+          on_progress(done, sum(sizes.values()))
+    return out
+
+
+def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
+  """What is in a folder, from the headers of its files; no tensor is read.
 
   Args:
     folder: The folder.
-    dtype: Dtype of the result; as stored by default.
     text_only: Whether to leave out a vision encoder.
-    on_progress: Called with bytes done and bytes in all.
 
   Raises:
     ValueError: If tensors are missing, unknown or mis-shaped; the message lists
       all of them.
   """
   config = read_config(folder)
-  tensors = _safetensors.TensorFolder(folder)
-  names = _plain_names(tensors, text_only)
+  tensors = _plain_names(folder, text_only)
   rows = list(_hf_layout.table(config))
-  _check(folder, rows, names, tensors, _targets(config))
-  _check_head(names, tensors)
-
-  total = sum(tensors.nbytes(names[n]) for row in rows for n in row.names)
-  done, flat = 0, {}
-  for row in rows:
-    parts = [tensors.read(names[name]) for name in row.names]
-    flat[row.path] = _read(parts, row, dtype)
-    done += sum(tensors.nbytes(names[name]) for name in row.names)
-    if on_progress is not None:
-      on_progress(done, total)
-  return _tree.unflatten(flat)
+  params = _shapes(config)
+  _check(folder, rows, tensors, params)
+  _check_head(tensors)
+  shapes = {
+    tuple(row.path.split('/')): jax.ShapeDtypeStruct(
+      params[row.path].shape, tensors[row.names[0]].dtype
+    )
+    for row in rows
+  }
+  return Stored(folder, shapes, dict(zip(shapes, rows, strict=True)), tensors)
 
 
 def _plain_names(
-  tensors: _safetensors.TensorFolder, text_only: bool
-) -> dict[str, str]:
-  """From names without prefix to names in the files."""
-  vision = [name for name in tensors.names if _hf_layout.is_vision(name)]
+  folder: pathlib.Path, text_only: bool
+) -> dict[str, _safetensors.Tensor]:
+  """The tensors of the text model, by their names without prefix."""
+  tensors = _safetensors.open_folder(folder)
+  vision = [name for name in tensors if _hf_layout.is_vision(name)]
   if vision and not text_only:
     raise ValueError(
-      f'{tensors.folder} has a vision encoder ({len(vision)} tensors, such as '
+      f'{folder} has a vision encoder ({len(vision)} tensors, such as '
       f'{vision[0]}), which this version does not have. Pass text_only=True to '
       'load the text model.'
     )
-  text = [name for name in tensors.names if not _hf_layout.is_vision(name)]
-  plain = {_hf_layout.plain_name(name): name for name in text}
-  return {name: full for name, full in plain.items() if name is not None}
+  plain = {
+    _hf_layout.plain_name(name): tensor
+    for name, tensor in tensors.items()
+    if not _hf_layout.is_vision(name)
+  }
+  return {name: x for name, x in plain.items() if name is not None}
 
 
-def _targets(
+def _shapes(
   config: _config.TransformerConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shape of every parameter, from one layer of each kind: it is quicker."""
@@ -102,20 +150,19 @@ def _targets(
 def _check(
   folder: pathlib.Path,
   rows: Iterable[_hf_layout.Row],
-  names: dict[str, str],
-  tensors: _safetensors.TensorFolder,
+  tensors: dict[str, _safetensors.Tensor],
   targets: dict[str, jax.ShapeDtypeStruct],
 ) -> None:
   """Raises one error that lists every tensor that does not fit."""
   problems = []
-  unknown = set(names) - {_hf_layout.HEAD}
+  unknown = set(tensors) - {_hf_layout.HEAD}
   for row in rows:
-    missing = [name for name in row.names if name not in names]
+    missing = [name for name in row.names if name not in tensors]
     unknown -= set(row.names)
     problems += [f'missing: {name}' for name in missing]
     if not missing:
-      shapes = [tensors.shape(names[name]) for name in row.names]
-      problems += _dtype_problems(tensors, [names[name] for name in row.names])
+      shapes = [tensors[name].shape for name in row.names]
+      problems += _dtype_problems(row.names, tensors)
       target = targets[row.path].shape
       if _shape_of(row, shapes) != target:
         listed = ', '.join(
@@ -123,7 +170,7 @@ def _check(
           for name, shape in zip(row.names, shapes, strict=True)
         )
         problems.append(f'mis-shaped: {listed} for {row.path} {target}')
-  problems += [f'unknown: {names[name]}' for name in sorted(unknown)]
+  problems += [f'unknown: {name}' for name in sorted(unknown)]
   if problems:
     raise ValueError(
       f'{len(problems)} tensors in {folder} do not fit its {_CONFIG}:\n  '
@@ -132,13 +179,13 @@ def _check(
 
 
 def _dtype_problems(
-  tensors: _safetensors.TensorFolder, names: list[str]
+  names: Iterable[str], tensors: dict[str, _safetensors.Tensor]
 ) -> list[str]:
   """Integers and 8-bit floats are quantized weights, not the weights."""
   return [
-    f'stored as {tensors.dtype(name)}: {name}'
+    f'stored as {tensors[name].stored}: {name}'
     for name in names
-    if tensors.dtype(name) not in _safetensors.FLOATS
+    if tensors[name].stored not in _safetensors.DTYPES
   ]
 
 
@@ -153,34 +200,59 @@ def _shape_of(
     return None
 
 
-def _check_head(
-  names: dict[str, str], tensors: _safetensors.TensorFolder
-) -> None:
+def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
   """Raises if there is an output head of its own."""
-  head = names.get(_hf_layout.HEAD)
+  head = tensors.get(_hf_layout.HEAD)
   if head is None:
     return
-  table = names['embed_tokens.weight']
-  same = tensors.shape(head) == tensors.shape(table)
-  step, rows = 8192, tensors.shape(table)[0]  # Rows compared at once, and all.
-  for start in range(0, rows if same else 0, step):
-    part = start, min(start + step, rows)
-    same &= np.array_equal(
-      tensors.rows(head, *part), tensors.rows(table, *part)
-    )
+  table = tensors['embed_tokens.weight']
+  same = head.shape == table.shape
+  step, count = 8192, table.shape[0]  # Rows compared at once, and all.
+  for start in range(0, count if same else 0, step):
+    part = slice(start, start + step)
+    same &= np.array_equal(head.read(part), table.read(part))
   if not same:
     raise ValueError(
-      f'{head} in {tensors.folder} differs from the embedding table. Gemma '
-      'models tie the two; an untied head cannot be used.'
+      f'{_hf_layout.HEAD} in {head.file} differs from the embedding table. '
+      'Gemma models tie the two; an untied head cannot be used.'
     )
 
 
 def _read(
-  parts: list[np.ndarray], row: _hf_layout.Row, dtype: Any
-) -> jax.Array:
-  """One parameter in its final order and dtype.
+  tensors: list[_safetensors.Tensor], row: _hf_layout.Row
+) -> np.ndarray:
+  """One parameter in its final order, in the dtype of its first tensor.
 
   By NumPy: to compile a program for each shape takes longer than to copy.
   """
-  out = row.read(parts)
-  return jnp.asarray(out if dtype is None else out.astype(dtype))
+  parts = [tensor.read(slice(row.rows)) for tensor in tensors]
+  if len(parts) == 1 and row.pattern is None:
+    return parts[0]
+  views = [row.rearrange(part) for part in parts]
+  shape = views[0].shape if len(views) == 1 else (len(views), *views[0].shape)
+  out = _safetensors.aligned(shape, views[0].dtype)
+  places = [out] if len(views) == 1 else out
+  for place, view in zip(places, views, strict=True):
+    _copy(place, view)
+  return out
+
+
+def _copy(out: np.ndarray, x: np.ndarray) -> None:
+  """Copies; as plain numbers where it can, which NumPy knows best."""
+  if out.dtype == x.dtype:
+    raw = np.dtype(f'u{out.dtype.itemsize}')
+    out, x = out.view(raw), x.view(raw)
+  np.copyto(out, x, casting='unsafe')
+
+
+def _few_ahead(
+  pool: futures.Executor, call: Callable, arguments: Iterable
+) -> Iterable:
+  """Results in order, while as many calls as there are threads go on."""
+  waiting: collections.deque[futures.Future] = collections.deque()
+  for argument in arguments:
+    waiting.append(pool.submit(call, argument))
+    if len(waiting) > _THREADS:
+      yield waiting.popleft().result()
+  while waiting:
+    yield waiting.popleft().result()

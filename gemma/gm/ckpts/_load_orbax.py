@@ -41,6 +41,47 @@ class Stored:
       for path, place in self.places.items()
     }
 
+  def read(
+    self,
+    targets: Mapping[Path, jax.ShapeDtypeStruct],
+    finish: _targets.Finish,
+    on_progress: Callable[[int, int], None] | None = None,
+    concurrent_gb: int | None = None,
+  ) -> dict[Path, jax.Array]:
+    """The parameters that are asked for; nothing else is read.
+
+    Args:
+      targets: For NESTED paths, the dtype and the sharding to read into.
+      finish: What makes the arrays of the result from one that was read.
+      on_progress: Called with bytes done and bytes in all.
+      concurrent_gb: How much may be in host memory at a time.
+
+    Raises:
+      ValueError: If files are damaged or missing; lists the arrays.
+    """
+    needs: dict[Path, list[Path]] = {}  # Parameters by the array they are in.
+    for path in targets:
+      needs.setdefault(self.places[path].path, []).append(path)
+    total = sum(_nbytes(self.arrays[path]) for path in needs)
+    done = 0
+    out: dict[_tree.Path, jax.Array] = {}
+    for batch in _batches({path: self.arrays[path] for path in needs}):
+      request = {
+        path: _request(self, path, [targets[name] for name in needs[path]])
+        for path in batch
+      }
+      arrays = _restore(self.folder, request, concurrent_gb)
+      for path in batch:
+        array = arrays.pop(path)
+        for name in needs[path]:
+          index = self.places[name].index
+          part = array if index is None else _slice(array, index)
+          out |= finish(name, part)
+        done += _nbytes(self.arrays[path])
+      if on_progress is not None:
+        on_progress(done, total)
+    return out
+
 
 def open_orbax(folder: Any) -> Stored:
   """What is in a checkpoint; no array is read.
@@ -80,47 +121,6 @@ def open_orbax(folder: Any) -> Stored:
     for path, leaf in wanted.items()
   }
   return Stored(folder, arrays, places)
-
-
-def read(
-  stored: Stored,
-  targets: Mapping[Path, jax.ShapeDtypeStruct],
-  *,
-  restore_concurrent_gb: int | None = None,
-  on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Path, jax.Array]:
-  """Parameters of a checkpoint; arrays that no target needs are not read.
-
-  Args:
-    stored: The checkpoint.
-    targets: For NESTED paths, the dtype and the sharding to read into.
-    restore_concurrent_gb: How much may be in host memory at a time.
-    on_progress: Called with bytes done and bytes in all.
-
-  Raises:
-    ValueError: If files are damaged or missing; lists the arrays.
-  """
-  needs: dict[Path, list[Path]] = {}  # Parameters by the array they are in.
-  for path in targets:
-    needs.setdefault(stored.places[path].path, []).append(path)
-  total = sum(_nbytes(stored.arrays[path]) for path in needs)
-  done, out = 0, {}
-  for batch in _batches({path: stored.arrays[path] for path in needs}):
-    request = {
-      path: _request(stored, path, [targets[name] for name in needs[path]])
-      for path in batch
-    }
-    arrays = _restore(stored.folder, request, restore_concurrent_gb)
-    for path in batch:
-      array = arrays.pop(path)
-      for name in needs[path]:
-        index = stored.places[name].index
-        part = array if index is None else _slice(array, index)
-        out[name] = place(part, targets[name])
-      done += _nbytes(stored.arrays[path])
-    if on_progress is not None:
-      on_progress(done, total)
-  return out
 
 
 def _batches(arrays: _targets.Shapes) -> Iterator[list[Path]]:
@@ -204,11 +204,6 @@ def _restore_some(
 @jax.jit
 def _slice(stack: jax.Array, index: int | jax.Array) -> jax.Array:
   return jax.lax.dynamic_index_in_dim(stack, index, keepdims=False)
-
-
-def place(x: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
-  """An array in the dtype and the sharding of its target."""
-  return jax.device_put(x.astype(target.dtype), target.sharding)
 
 
 def _nbytes(x: jax.ShapeDtypeStruct) -> int:

@@ -1,62 +1,90 @@
-"""Tensors of a Hugging Face folder, looked up by name, read one at a time."""
+"""Tensors of a Hugging Face folder, looked up by name, read one at a time.
+
+Files are read, not mapped: mapped pages count as the memory of the process.
+"""
 
 from collections.abc import Callable
+import dataclasses
 import json
 import math
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-FLOATS = {'F64': 8, 'F32': 4, 'F16': 2, 'BF16': 2}  # Bytes of each.
+DTYPES = {
+  'F64': 'float64',
+  'F32': 'float32',
+  'F16': 'float16',
+  'BF16': 'bfloat16',
+}
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+_ALIGNED = 64  # Bytes; JAX takes arrays that lie so on a CPU without a copy.
 
 
-class TensorFolder:
-  """The tensors of `model.safetensors` or of its shards.
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A tensor in a file.
 
-  Files are memory-mapped: opening costs nothing, and only the tensors that are
-  asked for are read.
+  Attributes:
+    file: The file.
+    offset: Where its first byte is.
+    shape: Its shape.
+    stored: Its dtype as the file spells it, such as `BF16`.
   """
 
-  def __init__(self, folder: pathlib.Path):
-    """Opens all files of the folder.
-
-    Args:
-      folder: A folder with `model.safetensors`, or shards and their index.
-
-    Raises:
-      FileNotFoundError: If a file is missing.
-      ValueError: If a file is damaged, or lacks what the index promises.
-    """
-    self.folder = folder
-    self._files: dict[str, Any] = {}
-    for file in _files(folder):
-      opened = _open(file)
-      self._files |= dict.fromkeys(opened.keys(), opened)
+  file: pathlib.Path
+  offset: int
+  shape: tuple[int, ...]
+  stored: str
 
   @property
-  def names(self) -> list[str]:
-    return list(self._files)
+  def dtype(self) -> np.dtype:
+    return jnp.dtype(DTYPES[self.stored])
 
-  def shape(self, name: str) -> tuple[int, ...]:
-    return tuple(self._files[name].get_slice(name).get_shape())
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
 
-  def dtype(self, name: str) -> str:
-    """As the file spells it, such as `BF16`."""
-    return self._files[name].get_slice(name).get_dtype()
+  def read(self, rows: slice = slice(None)) -> np.ndarray:
+    """The tensor, or some of its rows; the others are not read."""
+    start, stop, _ = rows.indices(self.shape[0]) if self.shape else (0, 1, 1)
+    row = self.nbytes // max(self.shape[0], 1) if self.shape else self.nbytes
+    shape = (stop - start, *self.shape[1:]) if self.shape else ()
+    out = aligned(shape, self.dtype)
+    with self.file.open('rb', buffering=0) as opened:
+      opened.seek(self.offset + start * row)
+      bytes_ = out.reshape(-1).view(np.uint8).data
+      done = 0
+      while done < len(bytes_):  # One call reads 2 GiB at most.
+        done += (count := opened.readinto(bytes_[done:]) or 0)
+        if not count:
+          raise ValueError(f'{self.file} was cut short while it was read.')
+    return out
 
-  def nbytes(self, name: str) -> int:
-    return math.prod(self.shape(name)) * FLOATS[self.dtype(name)]
 
-  def read(self, name: str) -> np.ndarray:
-    return self._files[name].get_tensor(name)
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An array with nothing in it yet, that JAX can take without a copy."""
+  nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+  room = np.empty(nbytes + _ALIGNED, np.uint8)
+  start = -room.ctypes.data % _ALIGNED
+  return room[start : start + nbytes].view(dtype).reshape(shape)
 
-  def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-    """Some rows of a tensor, without reading the others."""
-    return self._files[name].get_slice(name)[start:stop]
+
+def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of `model.safetensors`, or of its shards, by name.
+
+  Raises:
+    FileNotFoundError: If a file is missing.
+    ValueError: If a file is damaged.
+  """
+  tensors: dict[str, Tensor] = {}
+  for file in _files(folder):
+    tensors |= _open(file)
+  return tensors
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -77,13 +105,23 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   return [folder / name for name in names]
 
 
-def _open(file: pathlib.Path) -> Any:
+def _open(file: pathlib.Path) -> dict[str, Tensor]:
   opener: Callable[..., Any] = safetensors.safe_open
   try:
-    return opener(file, framework='numpy')
+    opener(file, framework='numpy')  # It checks all that the header says.
   except safetensors.SafetensorError as e:
     size = file.stat().st_size
     raise ValueError(
       f'{file} ({size:,} bytes) is damaged or cut short: {e}. Download it '
       'again.'
     ) from e
+  with file.open('rb') as opened:
+    length = int.from_bytes(opened.read(8), 'little')
+    header = json.loads(opened.read(length))
+  header.pop('__metadata__', None)
+  return {
+    name: Tensor(
+      file, 8 + length + x['data_offsets'][0], tuple(x['shape']), x['dtype']
+    )
+    for name, x in header.items()
+  }

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
+from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _tree
@@ -44,25 +43,15 @@ def save_hf(
     FileExistsError: If there is something at `path`.
     ValueError: If parameters are missing, unknown or mis-shaped.
   """
-  path = pathlib.Path(path)
-  if path.exists():
-    raise FileExistsError(f'{path} exists. Remove it or choose another name.')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  shards = _shards(_rows(model, params), max_shard_bytes)
-  building = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix='.saving-'))
-  try:
+  with _folders.new_folder(path) as folder:
+    shards = _shards(_rows(model, params), max_shard_bytes)
     config = _hf_config.to_hf(model.config)
     config['dtype'] = str(params['embedder']['input_embedding'].dtype)
-    _write_json(building / 'config.json', config)
+    _write_json(folder / 'config.json', config)
     if tokenizer is not None:
       for name, content in tokenizer.hf_files().items():
-        (building / name).write_bytes(content)
-    _write_shards(building, shards)
-    for file in (building, *building.iterdir()):
-      file.chmod(0o755 if file.is_dir() else 0o644)  # Others may read it.
-    building.rename(path)
-  finally:
-    shutil.rmtree(building, ignore_errors=True)
+        (folder / name).write_bytes(content)
+    _write_shards(folder, shards)
 
 
 _Tensor = tuple[_hf_layout.Row, Any]  # What a parameter is made into, and it.

@@ -23,6 +23,8 @@ Shapes = dict[Path, jax.ShapeDtypeStruct]
 ShardingTree: TypeAlias = (
   jax.sharding.Sharding | Mapping[str, Any] | Callable[[Any], Any] | None
 )
+# Makes arrays of JAX from a parameter that was read, and where they go.
+Finish: TypeAlias = Callable[[Path, Any], dict[Path, jax.Array]]
 
 _ENCODERS = 'vision_encoder', 'audio_encoder'
 _VISION_EMBEDDER = 'mm_input_projection', 'mm_soft_embedding_norm'
@@ -197,6 +199,11 @@ def placed(shapes: Shapes, sharding: ShardingTree = None) -> Shapes:
       + '\n  '.join(problems)
     )
   return out
+
+
+def place(x: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
+  """An array in the dtype and the sharding of its target."""
+  return jax.device_put(x.astype(target.dtype, copy=False), target.sharding)
 
 
 def replicated() -> jax.sharding.Sharding:

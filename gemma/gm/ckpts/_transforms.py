@@ -16,7 +16,9 @@ from typing import runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from gemma import peft
 from gemma.gm.ckpts import _load
+from gemma.gm.ckpts import _quantize
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 
@@ -49,15 +51,18 @@ class LoadCheckpoint:
   ```python
   >>> from gemma import gm
   >>> gm.ckpts.LoadCheckpoint(path='/checkpoints/mine')
-  LoadCheckpoint(path='/checkpoints/mine')
+  LoadCheckpoint(path='/checkpoints/mine', quantize=False)
 
   ```
 
   Attributes:
     path: Any path that `load_params` takes.
+    quantize: `'int8'` or `'int4'` puts integers in place of the weights; True
+      is `'int8'`.
   """
 
   path: str | os.PathLike[str]
+  quantize: bool | str = False
 
   def transform(self, state: _State) -> _State:
     """The state with the checkpoint's parameters.
@@ -69,6 +74,11 @@ class LoadCheckpoint:
       FileNotFoundError: If there is no checkpoint.
       ValueError: If it does not fit the parameters, which are then not freed.
     """
+    if self.quantize:
+      targets = _quantize.integers_like(state.params, self.quantize)
+      loaded = _load.load_params(self.path, params=targets)
+      _targets.release_memory(state.params)
+      return state.replace(params=loaded)
     loaded = _load.load_params(self.path, params=state.params)
     return state.replace(params=_refill(state.params, _tree.leaves(loaded)))
 
@@ -100,9 +110,9 @@ class SkipLoRA:
     Args:
       state: Its adapters are under dict keys `lora`.
     """
-    base, lora = _split_lora(state.params)
+    base, lora = peft.split_params(state.params)
     new = self.wrapped.transform(state.replace(params=base))
-    flat = _tree.leaves(new.params) | lora
+    flat = _tree.leaves(new.params) | _tree.leaves(lora)
     return new.replace(params=_refill(state.params, flat))
 
   def transform_after_optimizer(self, state: _State) -> _State:
@@ -181,16 +191,6 @@ def _check_same(policy: Mapping[str, Any], anchor: Mapping[str, Any]) -> None:
       f'The anchor cannot be a copy of the policy: {differ} differ. Pass '
       '`anchor=` to fill it on its own.'
     )
-
-
-def _split_lora(
-  params: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[_tree.Path, Any]]:
-  """The parameters without adapters, and those of the adapters by path."""
-  flat = _tree.leaves(params)
-  lora = {path: x for path, x in flat.items() if 'lora' in path[:-1]}
-  base = {path: x for path, x in flat.items() if path not in lora}
-  return _tree.nest(base), lora
 
 
 def _refill(

@@ -5,6 +5,7 @@ Axes: B batch, L length, D model, V vocab, F hidden.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -17,12 +18,18 @@ from jaxtyping import Int
 from gemma.gm.math import _lookup
 from gemma.gm.math import _project
 from gemma.gm.nn import _config
+from gemma.gm.nn import _weights
 
 _INIT = nn.initializers.normal(stddev=0.01)
 
 
 class Einsum(nn.Module):
   """A product with one weight, spelled as an einsum.
+
+  If the parameters have `_IntEinsum_0` in place of the weight, as
+  `peft.quantize` puts it there, its integers are used; the adapter in
+  `_LoRAEinsum_0`, if there is one, is added. With a `weight_name` of its own,
+  it ends their names in place of the 0.
 
   Attributes:
     shape: Shape of the weight.
@@ -38,9 +45,19 @@ class Einsum(nn.Module):
 
   @nn.compact
   def __call__(self, eqn: str, x: Float[Array, '...']) -> Float[Array, '...']:
-    dtype = jnp.bfloat16 if self.dtype is None else self.dtype
-    w = self.param(self.weight_name, self.initializer, tuple(self.shape), dtype)
-    return _project.project(eqn, x, w, x.dtype)
+    suffix = _weights.suffix(self.weight_name)
+    ints: Any = self.get_variable('params', f'_IntEinsum_{suffix}')
+    if ints is not None:
+      y = _weights.apply_integers(eqn, x, ints, x.dtype)
+    else:
+      dtype = jnp.bfloat16 if self.dtype is None else self.dtype
+      shape = tuple(self.shape)
+      w = self.param(self.weight_name, self.initializer, shape, dtype)
+      y = _project.project(eqn, x, w, x.dtype)
+    adapter: Any = self.get_variable('params', f'_LoRAEinsum_{suffix}')
+    if adapter is None:
+      return y
+    return y + _weights.apply_adapter(eqn, x, adapter['lora'], x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -70,6 +87,9 @@ class RMSNorm(nn.Module):
 class Embedder(nn.Module):
   """The table that turns tokens into vectors, and vectors into logits.
 
+  If the parameters have `_IntEmbedder_0` in place of the table, its integers
+  are used.
+
   Attributes:
     vocab_size: Rows of the table.
     embed_dim: Width of a row.
@@ -81,24 +101,37 @@ class Embedder(nn.Module):
   dtype: DTypeLike | None = None
 
   def setup(self):
-    self.input_embedding = self.param(
-      'input_embedding',
-      _INIT,
-      (self.vocab_size, self.embed_dim),
-      jnp.bfloat16 if self.dtype is None else self.dtype,
-    )
+    dtype = jnp.bfloat16 if self.dtype is None else self.dtype
+    self.integers: Any = self.get_variable('params', '_IntEmbedder_0')
+    if self.integers is None:
+      shape = self.vocab_size, self.embed_dim
+      self.input_embedding = self.param('input_embedding', _INIT, shape, dtype)
+
+  @property
+  def compute_dtype(self) -> DTypeLike:
+    """Dtype of the table, or of what its integers stand for."""
+    if self.integers is None:
+      return self.input_embedding.dtype
+    return self.integers['scale'].dtype
 
   def encode(self, tokens: Int[Array, '*B L']) -> Float[Array, '*B L D']:
     """Rows of the table times `sqrt(embed_dim)`, rounded as in training."""
-    x = _lookup.lookup(self.input_embedding, tokens)
+    if self.integers is None:
+      x = _lookup.lookup(self.input_embedding, tokens)
+    else:
+      kernel, scale = self.integers['kernel'], self.integers['scale']
+      x = kernel[tokens].astype(scale.dtype) / scale[tokens]
     return x * jnp.sqrt(jnp.float32(self.embed_dim)).astype(x.dtype)
 
   def decode(self, x: Float[Array, '*B L D']) -> Float[Array, '*B L V']:
     """Logits in float32: bfloat16 would tie close ones."""
     rows = x.reshape(-1, 1, self.embed_dim)
-    logits = _project.project(
-      'BLD,VD->BLV', rows, self.input_embedding, jnp.float32
-    )
+    eqn = 'BLD,VD->BLV'
+    if self.integers is None:
+      table = self.input_embedding
+      logits = _project.project(eqn, rows, table, jnp.float32)
+    else:
+      logits = _weights.apply_integers(eqn, rows, self.integers, jnp.float32)
     return logits.reshape(*x.shape[:-1], self.vocab_size)
 
 
@@ -120,13 +153,16 @@ class FeedForward(nn.Module):
     hidden = self.spec.hidden_dim
     order = 'FD' if self.spec.gate_last else 'DF'
     shape = {'F': hidden, 'D': self.embed_dim}
-    gating = self.param(
-      'gating_einsum', _INIT, (2, *(shape[axis] for axis in order)), self.dtype
-    )
-    linear = self.param('linear', _INIT, (hidden, self.embed_dim), self.dtype)
-    eqn = f'BLD,C{order}->CBLF'
-    gate, up = _project.project(eqn, x, gating, x.dtype)
+    gating = self._einsum('gating_einsum', 2, *(shape[axis] for axis in order))
+    linear = self._einsum('linear', hidden, self.embed_dim)
+    gate, up = gating(f'BLD,C{order}->CBLF', x)
     # In float32 inside: to round after each step is slow on a CPU, and worse.
     active = nn.gelu(gate.astype(jnp.float32), approximate=True)
     active = active.astype(x.dtype) * up
-    return _project.project('BLF,FD->BLD', active, linear, x.dtype)
+    return linear('BLF,FD->BLD', active)
+
+  def _einsum(self, name: str, *shape: int) -> Einsum:
+    """A weight that is a leaf of this module's parameters."""
+    einsum = Einsum(shape, weight_name=name, dtype=self.dtype)
+    nn.share_scope(self, einsum)
+    return einsum

@@ -156,7 +156,7 @@ class Transformer(nn.Module):
         f'already has return_last_only={self.return_last_only}. Give it once.'
       )
     tokens = jnp.asarray(tokens)
-    _checks.check_dtype(self.embedder.input_embedding.dtype)
+    _checks.check_dtype(self.embedder.compute_dtype)
     _checks.check_inputs(
       self.config, tokens, positions, attention_mask, cache, pad=PAD
     )

@@ -21,6 +21,7 @@ import numpy as np
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
+from gemma.gm.nn import _weights
 from gemma.gm.text import _speculative
 from gemma.gm.text import _state
 from gemma.gm.text import _step
@@ -51,7 +52,7 @@ def prefill(
     The cache, and the prediction behind each row's last token.
   """
   rows, config = tokens.shape[0], model.config
-  dtype = params['embedder']['input_embedding'].dtype
+  dtype = _weights.dtype_of(params)
   ahead = _step.Prediction(
     logits=jnp.zeros((rows, config.num_embed)),
     hidden_states=jnp.zeros((rows, config.embed_dim), dtype),

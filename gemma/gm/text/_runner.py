@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _transformer
+from gemma.gm.nn import _weights
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _prefix_cache
@@ -284,7 +285,7 @@ class Runner:
     def empty(model: Any, params: Any) -> Any:
       return model.init_cache(
         batch_size=rows,
-        dtype=params['embedder']['input_embedding'].dtype,
+        dtype=_weights.dtype_of(params),
         cache_length=capacity,
         lookahead=self.draft.num_tokens if self.draft else 0,
         sharding=sharding,

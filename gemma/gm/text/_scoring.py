@@ -19,6 +19,7 @@ import numpy as np
 
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _transformer
+from gemma.gm.nn import _weights
 from gemma.gm.text import _prompt
 from gemma.gm.text import _state
 
@@ -118,7 +119,7 @@ def _hidden_states(
   whole = length + -length % chunk_length
   cache = model.init_cache(
     batch_size=rows,
-    dtype=params['embedder']['input_embedding'].dtype,
+    dtype=_weights.dtype_of(params),
     cache_length=whole,
   )
   tokens = np.pad(tokens, [(0, 0), (0, whole - length)])

@@ -1,0 +1,11 @@
+"""Adapters and quantized weights, as trees of parameters."""
+
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):
+  from gemma.peft._fuse import fuse_params as fuse_params
+  from gemma.peft._quantization import QuantizationMethod as QuantizationMethod
+  from gemma.peft._quantization import quantize as quantize
+  from gemma.peft._tree import SplitParams as SplitParams
+  from gemma.peft._tree import merge_params as merge_params
+  from gemma.peft._tree import split_params as split_params

@@ -1,0 +1,82 @@
+"""The weights that adapters and integers stand in for, by Gemma's names.
+
+Axes: N query heads, K kv heads, D model, H head_dim, F hidden, C parts of a
+fused weight.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+Path = tuple[str, ...]
+
+# Axes that are summed over when the weight is applied.
+_SUMMED = {
+  'q_einsum': (1,),  # NDH
+  'kv_einsum': (2,),  # CKDH
+  'qkv_einsum': (2,),  # CNDH
+  'attn_vec_einsum': (0, 1),  # NHD
+  'linear': (0,),  # FD
+}
+_LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+  """A weight of a linear map.
+
+  Attributes:
+    path: Where it is.
+    summed: Its axes that are summed over when it is applied.
+  """
+
+  path: Path
+  summed: tuple[int, ...]
+
+  def stand_in(self, kind: str) -> Path:
+    """The module that stands in for it, as `IntEinsum` does."""
+    name = '0' if self.path[-1] not in _LEAVES else self.path[-1]
+    return (*self.path[:-1], f'_{kind}_{name}')
+
+
+def weights(
+  params: Mapping[str, Any], key: str = 'w', path: Path = ()
+) -> Iterator[Weight]:
+  """All weights of linear maps in a tree; tables and scales are none.
+
+  Args:
+    params: Nested dicts of arrays or shapes.
+    key: What a module calls its weight.
+    path: Where the tree is in the whole.
+
+  Raises:
+    ValueError: If it cannot be told which axes of a weight are summed over.
+  """
+  for name, value in params.items():
+    if isinstance(value, Mapping):
+      yield from weights(value, key, (*path, name))
+    elif name == key or name in _LEAVES:
+      here = (*path, name)
+      yield Weight(here, _summed(here, value.shape, params))
+
+
+def _summed(
+  path: Path, shape: tuple[int, ...], siblings: Mapping[str, Any]
+) -> tuple[int, ...]:
+  name = path[-1]
+  if name == 'gating_einsum':
+    # CDF, but some sizes store CFD. The weight beside it is FD.
+    beside = siblings.get('linear')
+    same = beside is not None and shape[1:] == beside.shape
+    return (2,) if same and shape[1] != shape[2] else (1,)
+  if name not in _LEAVES:
+    name = path[-2] if len(path) > 1 else name
+  if name in _SUMMED:
+    return _SUMMED[name]
+  if len(shape) == 2:  # In, out.
+    return (0,)
+  raise ValueError(
+    f'{"/".join(path)} {shape}: it is not known which of its axes are summed '
+    f'over. Known are {[*_SUMMED, "gating_einsum"]}, and matrices.'
+  )
