@@ -1,5 +1,6 @@
 """Weights as small integers, with one scale for each output channel."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import enum
 from typing import Any
@@ -33,7 +34,7 @@ _INTEGERS = {
   QuantizationMethod.INT4: (jnp.int4, 7),
   QuantizationMethod.INT8: (jnp.int8, 127),
 }
-_CHUNK = 2**24  # Elements of a host array that are in float32 at a time.
+_CHUNK = 2**18  # Elements of a host array that are in float32 at a time.
 
 
 def integers_of(
@@ -104,14 +105,18 @@ def quantize(
 
 
 def quantize_array(
-  x: Any, summed: tuple[int, ...], method: QuantizationMethod | str
+  x: Any,
+  summed: tuple[int, ...],
+  method: QuantizationMethod | str,
+  empty: Callable[..., np.ndarray] = np.empty,
 ) -> tuple[Any, Any]:
   """Integers of one weight, and the scale of each of its channels.
 
   Args:
-    x: The weight. An array of NumPy is worked on in pieces, on the host.
+    x: The weight. What is no array of JAX is worked on in pieces, on the host.
     summed: Its axes that are summed over when it is applied.
     method: `INT8` or `INT4`.
+    empty: What makes a host array for the integers.
 
   Returns:
     The integers, and the scales, in which the `summed` axes are 1.
@@ -119,14 +124,16 @@ def quantize_array(
   dtype, most = integers_of(method)
   if isinstance(x, jax.Array):
     return _quantize(jnp, x, summed, dtype, most)
-  kernel = np.empty(x.shape, dtype)
+  kernel = empty(x.shape, dtype)
   shape = [1 if i in summed else n for i, n in enumerate(x.shape)]
   scale = np.empty(shape, x.dtype)
   axis = next(i for i in range(x.ndim) if i not in summed)
   step = max(1, _CHUNK * x.shape[axis] // max(x.size, 1))
   for start in range(0, x.shape[axis], step):
-    part = (slice(None),) * axis + (slice(start, start + step),)
-    kernel[part], scale[part] = _quantize(np, x[part], summed, dtype, most)
+    rows = slice(start, start + step)
+    part = rows if axis == 0 else (slice(None),) * axis + (rows,)
+    piece = np.asarray(x[part])
+    kernel[part], scale[part] = _quantize(np, piece, summed, dtype, most)
   return kernel, scale
 
 
@@ -138,8 +145,8 @@ def _quantize(
   tiny = largest < most / np.finfo(np.float32).max
   scale = most / xp.where(tiny, most, largest)
   scale = scale.astype(of)  # Rounded first: the integers are made for it.
-  kernel = xp.clip(xp.round(x * scale.astype(xp.float32)), -most - 1, most)
-  return kernel.astype(dtype), scale
+  x = xp.rint(x * scale.astype(xp.float32))
+  return xp.clip(x, -most - 1, most).astype(xp.int8).astype(dtype), scale
 
 
 def _is_none(method: QuantizationMethod | str) -> bool:

@@ -72,19 +72,19 @@ class Stored:
       path: [self.tensors[name] for name in self.rows[path].names]
       for path in targets
     }
-    sizes = {path: sum(x.nbytes for x in parts[path]) for path in targets}
+    total = sum(x.nbytes for tensors in parts.values() for x in tensors)
     done = 0
     out: dict[_tree.Path, jax.Array] = {}
 
-    def one(path: _tree.Path) -> tuple[_tree.Path, np.ndarray]:
-      return path, _read(parts[path], self.rows[path])
+    def one(path: _tree.Path) -> tuple[_tree.Path, dict[_tree.Path, jax.Array]]:
+      return path, finish(path, _assemble(parts[path], self.rows[path]))
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-      for path, x in _few_ahead(pool, one, targets):
-        out |= finish(path, x)
-        done += sizes[path]
+      for path, arrays in _few_ahead(pool, one, targets):
+        out |= arrays
+        done += sum(x.nbytes for x in parts[path])
         if on_progress is not None:
-          on_progress(done, sum(sizes.values()))
+          on_progress(done, total)
     return out
 
 
@@ -207,10 +207,8 @@ def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
     return
   table = tensors['embed_tokens.weight']
   same = head.shape == table.shape
-  step, count = 8192, table.shape[0]  # Rows compared at once, and all.
-  for start in range(0, count if same else 0, step):
-    part = slice(start, start + step)
-    same &= np.array_equal(head.read(part), table.read(part))
+  for part in table.pieces():
+    same = same and np.array_equal(head[part].read(), table[part].read())
   if not same:
     raise ValueError(
       f'{_hf_layout.HEAD} in {head.file} differs from the embedding table. '
@@ -218,31 +216,21 @@ def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
     )
 
 
-def _read(
+def _assemble(
   tensors: list[_safetensors.Tensor], row: _hf_layout.Row
-) -> np.ndarray:
-  """One parameter in its final order, in the dtype of its first tensor.
+) -> _safetensors.Tensor | np.ndarray:
+  """One parameter in its order: still in its file, if it lies there so.
 
   By NumPy: to compile a program for each shape takes longer than to copy.
   """
-  parts = [tensor.read(slice(row.rows)) for tensor in tensors]
-  if len(parts) == 1 and row.pattern is None:
-    return parts[0]
-  views = [row.rearrange(part) for part in parts]
-  shape = views[0].shape if len(views) == 1 else (len(views), *views[0].shape)
-  out = _safetensors.aligned(shape, views[0].dtype)
-  places = [out] if len(views) == 1 else out
-  for place, view in zip(places, views, strict=True):
-    _copy(place, view)
-  return out
-
-
-def _copy(out: np.ndarray, x: np.ndarray) -> None:
-  """Copies; as plain numbers where it can, which NumPy knows best."""
-  if out.dtype == x.dtype:
-    raw = np.dtype(f'u{out.dtype.itemsize}')
-    out, x = out.view(raw), x.view(raw)
-  np.copyto(out, x, casting='unsafe')
+  tensors = [tensor[: row.rows] for tensor in tensors]
+  if len(tensors) == 1 and row.pattern is None:
+    return tensors[0]
+  views = [row.rearrange(tensor.read()) for tensor in tensors]
+  out = _safetensors.aligned((len(views), *views[0].shape), views[0].dtype)
+  for place, view in zip(out, views, strict=True):
+    _safetensors.copy(place, view)
+  return out if len(views) > 1 else out[0]
 
 
 def _few_ahead(

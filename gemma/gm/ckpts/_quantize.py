@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 from gemma.peft import _quantization
@@ -37,11 +38,13 @@ class Integers:
     """The integers and the scales, placed as the weight would have been.
 
     Args:
-      x: The weight.
+      x: The weight, which may still be in its file.
       target: Dtype of the scales, and sharding of the integers.
     """
+    if x.dtype != target.dtype:
+      x = x.astype(target.dtype)
     kernel, scale = _quantization.quantize_array(
-      x.astype(target.dtype, copy=False), self.weight.summed, self.method
+      x, self.weight.summed, self.method, empty=_safetensors.aligned
     )
     sharding = self.sharding or _without(target.sharding, self.weight.summed)
     return {

@@ -4,6 +4,7 @@ Files are read, not mapped: mapped pages count as the memory of the process.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import json
 import math
@@ -22,6 +23,7 @@ DTYPES = {
 }
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+_PIECE = 2**22  # Bytes.
 _ALIGNED = 64  # Bytes; JAX takes arrays that lie so on a CPU without a copy.
 
 
@@ -49,21 +51,60 @@ class Tensor:
   def nbytes(self) -> int:
     return math.prod(self.shape) * self.dtype.itemsize
 
-  def read(self, rows: slice = slice(None)) -> np.ndarray:
-    """The tensor, or some of its rows; the others are not read."""
-    start, stop, _ = rows.indices(self.shape[0]) if self.shape else (0, 1, 1)
-    row = self.nbytes // max(self.shape[0], 1) if self.shape else self.nbytes
-    shape = (stop - start, *self.shape[1:]) if self.shape else ()
-    out = aligned(shape, self.dtype)
+  @property
+  def ndim(self) -> int:
+    return len(self.shape)
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  def __getitem__(self, rows: slice) -> 'Tensor':
+    """Some of its rows; nothing is read."""
+    if not self.shape:
+      return self
+    start, stop, _ = rows.indices(self.shape[0])
+    row = self.nbytes // max(self.shape[0], 1)
+    return dataclasses.replace(
+      self,
+      offset=self.offset + start * row,
+      shape=(max(stop - start, 0), *self.shape[1:]),
+    )
+
+  def __array__(
+    self, dtype: Any = None, copy: bool | None = None
+  ) -> np.ndarray:
+    """For `np.asarray`."""
+    del copy  # There is nothing to share.
+    return self.read() if dtype is None else self.astype(dtype)
+
+  def read(self) -> np.ndarray:
+    """What it holds."""
+    out = aligned(self.shape, self.dtype)
+    todo = out.reshape(-1).view(np.uint8).data
     with self.file.open('rb', buffering=0) as opened:
-      opened.seek(self.offset + start * row)
-      bytes_ = out.reshape(-1).view(np.uint8).data
-      done = 0
-      while done < len(bytes_):  # One call reads 2 GiB at most.
-        done += (count := opened.readinto(bytes_[done:]) or 0)
+      opened.seek(self.offset)
+      while len(todo):  # One call reads 2 GiB at most.
+        count = opened.readinto(todo)
         if not count:
           raise ValueError(f'{self.file} was cut short while it was read.')
+        todo = todo[count:]
     return out
+
+  def astype(self, dtype: Any) -> np.ndarray:
+    """What it holds in another dtype; some rows at a time are in its own."""
+    if self.dtype == dtype or not self.shape:
+      return self.read().astype(dtype, copy=False)
+    out = aligned(self.shape, dtype)
+    for part in self.pieces():
+      copy(out[part], self[part].read())
+    return out
+
+  def pieces(self) -> Iterator[slice]:
+    """Slices of rows, each of a few bytes."""
+    step = max(1, _PIECE * self.shape[0] // max(self.nbytes, 1))
+    for start in range(0, self.shape[0], step):
+      yield slice(start, min(start + step, self.shape[0]))
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -72,6 +113,14 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
   room = np.empty(nbytes + _ALIGNED, np.uint8)
   start = -room.ctypes.data % _ALIGNED
   return room[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def copy(out: np.ndarray, x: np.ndarray) -> None:
+  """Copies; as plain numbers where it can, which NumPy knows best."""
+  if out.dtype == x.dtype:
+    raw = np.dtype(f'u{out.dtype.itemsize}')
+    out, x = out.view(raw), x.view(raw)
+  np.copyto(out, x, casting='unsafe')
 
 
 def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:

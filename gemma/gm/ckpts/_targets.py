@@ -203,7 +203,7 @@ def placed(shapes: Shapes, sharding: ShardingTree = None) -> Shapes:
 
 def place(x: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
   """An array in the dtype and the sharding of its target."""
-  return jax.device_put(x.astype(target.dtype, copy=False), target.sharding)
+  return jax.device_put(x.astype(target.dtype), target.sharding)
 
 
 def replicated() -> jax.sharding.Sharding:

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
+from gemma.gm.math import _integers
 from gemma.gm.math import _lookup
 from gemma.gm.math import _project
 from gemma.gm.nn import _config
@@ -48,7 +49,7 @@ class Einsum(nn.Module):
     suffix = _weights.suffix(self.weight_name)
     ints: Any = self.get_variable('params', f'_IntEinsum_{suffix}')
     if ints is not None:
-      y = _weights.apply_integers(eqn, x, ints, x.dtype)
+      y = _integers.project_integers(eqn, x, **ints, dtype=x.dtype)
     else:
       dtype = jnp.bfloat16 if self.dtype is None else self.dtype
       shape = tuple(self.shape)
@@ -131,7 +132,9 @@ class Embedder(nn.Module):
       table = self.input_embedding
       logits = _project.project(eqn, rows, table, jnp.float32)
     else:
-      logits = _weights.apply_integers(eqn, rows, self.integers, jnp.float32)
+      logits = _integers.project_integers(
+        eqn, rows, **self.integers, dtype=jnp.float32
+      )
     return logits.reshape(*x.shape[:-1], self.vocab_size)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gemma.gm.math import _project
@@ -25,32 +24,6 @@ def dtype_of(params: Mapping[str, Any]) -> Any:
   if 'input_embedding' in embedder:
     return embedder['input_embedding'].dtype
   return embedder['_IntEmbedder_0']['scale'].dtype
-
-
-def apply_integers(
-  eqn: str, x: jax.Array, stored: Mapping[str, Any], dtype: DTypeLike
-) -> jax.Array:
-  """The einsum with the weight `kernel / scale`.
-
-  Args:
-    eqn: As of `math.project`.
-    x: Activations.
-    stored: `kernel`, and `scale` with 1 in place of what is summed over.
-    dtype: Dtype of the result.
-  """
-  inputs, out = eqn.split('->')
-  w_axes = inputs.split(',')[1]
-  # Tied to the activations, the conversion cannot leave a loop.
-  kernel, x = jax.lax.optimization_barrier((stored['kernel'], x))
-  product = _project.project(eqn, x, kernel.astype(x.dtype), 'float32')
-  # The scale has the axes of the weight; now those of the product.
-  kept = [axis for axis in w_axes if axis in out]
-  ones = [i for i, axis in enumerate(w_axes) if axis not in out]
-  scale = jnp.squeeze(stored['scale'], ones).astype(jnp.float32)
-  scale = scale.transpose([kept.index(axis) for axis in out if axis in kept])
-  others = [i for i, axis in enumerate(out) if axis not in kept]
-  scale = jnp.expand_dims(scale, others)
-  return (product / scale).astype(dtype)
 
 
 def apply_adapter(

@@ -1,0 +1,98 @@
+"""Products of activations with weights that are stored as integers."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Shaped
+
+from gemma.gm.math import _project
+
+_BLOCK = 2**18  # Elements that are converted at a time: they stay in a cache.
+
+
+def project_integers(
+  eqn: str,
+  x: Float[Array, 'B L ...'],
+  kernel: Shaped[Array, '...'],
+  scale: Float[Array, '...'],
+  dtype: DTypeLike,
+) -> Float[Array, '...']:
+  """`einsum(eqn, x, kernel / scale)`, accumulated in float32.
+
+  The scale is applied to the product, and a float copy of the whole kernel is
+  not made.
+
+  Args:
+    eqn: As of `project`.
+    x: Activations.
+    kernel: Integers.
+    scale: Of the kernel, with 1 in place of each axis that is summed over.
+    dtype: Dtype of the result.
+
+  Returns:
+    The product.
+  """
+  inputs, out = eqn.split('->')
+  w_axes = inputs.split(',')[1]
+  if jax.default_backend() == 'cpu':
+    product = _in_blocks(eqn, x, kernel)
+  else:
+    product = _project.project(eqn, x, kernel.astype(x.dtype), jnp.float32)
+  # The scale has the axes of the weight; now those of the product.
+  kept = [axis for axis in w_axes if axis in out]
+  ones = [i for i, axis in enumerate(w_axes) if axis not in out]
+  wide = jnp.squeeze(scale, ones).astype(jnp.float32)
+  wide = wide.transpose([kept.index(axis) for axis in out if axis in kept])
+  others = [i for i, axis in enumerate(out) if axis not in kept]
+  return (product / jnp.expand_dims(wide, others)).astype(dtype)
+
+
+def _in_blocks(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
+  """The product with one block of the kernel after the other.
+
+  A compiler for CPUs converts whole kernels, and all of them before the first
+  is used.
+  """
+  inputs, out = eqn.split('->')
+  x_axes, w_axes = inputs.split(',')
+  axis, rows = w_axes[0], w.shape[0]
+  row = w.size // rows
+  if w.size <= _BLOCK:
+    return _project.project(eqn, x, w.astype(x.dtype), jnp.float32)
+  if axis not in x_axes and row > _BLOCK:
+    # Matrices one by one.
+    inner = f'{x_axes},{w_axes[1:]}->{out.replace(axis, "")}'
+    product = jax.lax.map(lambda part: _in_blocks(inner, x, part), w)
+    return jnp.moveaxis(product, 0, out.index(axis))
+
+  most = max(_BLOCK // row, 1)
+  size = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
+  blocks = w.reshape(rows // size, size, *w.shape[1:])
+
+  def product_of(x: jax.Array, block: jax.Array) -> jax.Array:
+    return _project.project(eqn, x, block.astype(x.dtype), jnp.float32)
+
+  if axis not in x_axes:
+    product = jax.lax.map(lambda block: product_of(x, block), blocks)
+    product = jnp.moveaxis(product, 0, out.index(axis))
+    shape = list(product.shape)
+    place = out.index(axis)
+    shape[place : place + 2] = [rows]
+    return product.reshape(shape)
+
+  # Summed over: block by block, in float32.
+  place = x_axes.index(axis)
+  shape = list(x.shape)
+  shape[place : place + 1] = [rows // size, size]
+  parts = jnp.moveaxis(x.reshape(shape), place, 0)
+  shapes = jax.eval_shape(product_of, parts[0], blocks[0])
+
+  def add(
+    total: jax.Array, part: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, None]:
+    return total + product_of(*part), None
+
+  zeros = jnp.zeros(shapes.shape, jnp.float32)
+  return jax.lax.scan(add, zeros, (parts, blocks))[0]

@@ -1,0 +1,256 @@
+"""Weights as integers: how they are rounded, read, and computed with."""
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+from gemma import gm
+from gemma import peft
+from gemma.peft import _quantization
+from gemma.peft import _weights
+import test_adapters
+import test_project
+
+CASE = cases.CASES[-1]
+METHODS = ['int8', 'int4']
+EMBEDDER = 'embedder', '_IntEmbedder_0'
+
+
+def floats(params):
+  """The weights that the integers of a tree stand for."""
+  flat = traverse_util.flatten_dict(params)
+  out = {}
+  for (*path, name, leaf), stored in flat.items():
+    x = stored
+    if leaf == 'scale' and name.startswith('_Int'):
+      continue
+    key = (*path, name, leaf)
+    if leaf == 'kernel':
+      x = x.astype(jnp.float32) / flat[(*path, name, 'scale')]
+      last = name.split('_', 2)[2]
+      table = 'input_embedding' if 'Embedder' in name else 'w'
+      key = (*path, table if last == '0' else last)
+    out[key] = x
+  return traverse_util.unflatten_dict(out)
+
+
+def equal(left, right):
+  assert jax.tree.structure(left) == jax.tree.structure(right)
+  for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope='module', params=['hf', 'NESTED', 'FLAT', 'STACKED'])
+def folder(request, tmp_path_factory):
+  path = tmp_path_factory.mktemp('quantize') / request.param
+  if request.param == 'hf':
+    gm.ckpts.save_hf(path, model=CASE.model, params=CASE.params)
+  else:
+    gm.ckpts.save_params(
+      CASE.params, path, layout=request.param, wait_until_finished=True
+    )
+  return path
+
+
+# How weights are rounded.
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('summed', [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize('method', METHODS)
+def test_error_is_at_most_half_a_step(method, summed, dtype):
+  x = np.random.RandomState(0).normal(size=(6, 5, 4)).astype(jnp.dtype(dtype))
+  kernel, scale = _quantization.quantize_array(x, summed, method)
+  assert kernel.dtype == method and scale.dtype == dtype
+  assert [i for i, n in enumerate(scale.shape) if n == 1] == [*summed]
+  wide = scale.astype(np.float64)
+  error = np.abs(kernel.astype(np.float64) / wide - x.astype(np.float64))
+  # The largest of a channel is cut where its scale was rounded up.
+  assert (error <= (0.501 if dtype == 'float32' else 1.02) / wide).all()
+  assert np.mean(error * wide) < 0.3
+  on_device = _quantization.quantize_array(jnp.asarray(x), summed, method)
+  equal([kernel, scale], [*on_device])
+
+
+def test_pieces_of_an_array_are_as_the_whole(monkeypatch):
+  x = np.random.RandomState(0).normal(size=(7, 5, 4)).astype(np.float32)
+  whole = _quantization.quantize_array(x, (1,), 'int8')
+  monkeypatch.setattr(_quantization, '_CHUNK', 40)
+  equal([*_quantization.quantize_array(x, (1,), 'int8')], [*whole])
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_channels_of_zeros_stay_zeros(method):
+  x = np.zeros((3, 2), np.float32)
+  x[:, 1] = [1e-44, 0, 0]
+  kernel, scale = _quantization.quantize_array(x, (0,), method)
+  assert np.isfinite(kernel.astype('f') / scale).all() and not kernel.any()
+
+
+@pytest.mark.parametrize('case', cases.CASES, ids=str)
+def test_axes_are_those_of_the_equations(case):
+  flat = traverse_util.flatten_dict(case.params)
+  config = case.config
+  for weight in _weights.weights(case.params):
+    shape = flat[weight.path].shape
+    summed = [shape[i] for i in weight.summed]
+    if 'attn_vec_einsum' in weight.path:
+      assert summed == [config.num_heads, config.head_dim]
+    elif weight.path[-1] == 'linear':
+      assert summed == [config.hidden_dim]
+    else:
+      assert summed == [config.embed_dim]
+
+
+def test_quantize_as_published():
+  params = {'a': {'w': jnp.ones((3, 2)), 'b': jnp.ones(2)}, 'c': jnp.ones(1)}
+  ints = peft.quantize(params, method='INT8')
+  assert ints['a'].keys() == {'_IntEinsum_0', 'b'}
+  ints = peft.quantize(params, method='int4', in_place_keys=True)
+  assert ints['a'].keys() == {'kernel', 'scale', 'b'}
+  kernel = {'Dense_0': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}}
+  ints = peft.quantize(
+    kernel, method='int8', checkpoint_kernel_key='kernel', in_place_keys=True
+  )
+  assert ints['Dense_0']['scale'].shape == (1, 2)
+  assert peft.quantize(params, method='NONE') == params
+  assert peft.QuantizationMethod('Q4_0') is peft.QuantizationMethod.Q4_0
+
+
+def test_errors():
+  params = {'a': {'w': jnp.ones((3, 2, 2))}}
+  with pytest.raises(ValueError, match='SFP8.*is not yet supported'):
+    peft.quantize(params, method='SFP8')
+  with pytest.raises(ValueError, match="No method 'int3'. There are .*'int4'"):
+    peft.quantize(params, method='int3')
+  with pytest.raises(ValueError, match=r'a/w \(3, 2, 2\): it is not known'):
+    peft.quantize(params, method='int8')
+  tiny = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
+  with pytest.raises(ValueError, match='`params` and `quantize` are mutually'):
+    gm.ckpts.load_params(tiny, params=CASE.params, quantize='int8')
+  with pytest.raises(ValueError, match="No method 'int5'"):
+    gm.ckpts.load_params(tiny, quantize='int5')
+
+
+# How they are read.
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_read_as_integers(folder, method):
+  read = gm.ckpts.load_params(folder, quantize=method)
+  table = CASE.params['embedder']['input_embedding']
+  kernel, scale = _quantization.quantize_array(table, (1,), method)
+  expected = peft.quantize(CASE.params, method=method)
+  expected['embedder'] = {'_IntEmbedder_0': {'kernel': kernel, 'scale': scale}}
+  equal(read, expected)
+  # A tree with integers asks for the same; and one can say where they go.
+  devices = np.array(jax.devices()).reshape(2, 2)
+  mesh = jax.sharding.Mesh(devices, ('a', 'b'))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  targets = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), read
+  )
+  again = gm.ckpts.load_params(folder, params=targets)
+  equal(again, read)
+  assert {x.sharding for x in jax.tree.leaves(again)} == {sharding}
+
+
+def test_scales_are_sharded_with_their_weights(folder):
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('x',))
+
+  def first_axis(tree):
+    def one(x):
+      axes = ['x' if n % 4 == 0 else None for n in x.shape]
+      first = axes.index('x') if 'x' in axes else len(axes)
+      spec = [a if i == first else None for i, a in enumerate(axes)]
+      spec = jax.sharding.PartitionSpec(*spec)
+      return jax.sharding.NamedSharding(mesh, spec)
+
+    return jax.tree.map(one, tree)
+
+  read = gm.ckpts.load_params(folder, quantize='int8', sharding=first_axis)
+  equal(read, gm.ckpts.load_params(folder, quantize='int8'))
+  ints = read['layer_0']['mlp']['_IntEinsum_linear']
+  assert ints['kernel'].sharding.spec[0] == 'x'  # Summed over.
+  assert ints['scale'].sharding.is_fully_replicated
+  ints = read['embedder']['_IntEmbedder_0']
+  assert ints['kernel'].sharding.spec[0] == 'x'
+  assert ints['scale'].sharding.spec[0] == 'x'
+
+
+def test_trainer_starts_with_integers():
+  class State:
+    def __init__(self, params):
+      self.params = params
+
+    def replace(self, params):
+      return State(params)
+
+  path = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
+  model = gm.model_from_folder(path)
+  params = model.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))['params']
+  state = gm.ckpts.LoadCheckpoint(path, quantize=True).transform(State(params))
+  equal(state.params, gm.ckpts.load_params(path, quantize='int8'))
+  assert all(x.is_deleted() for x in jax.tree.leaves(params))
+
+
+# How they are computed with.
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('case', cases.CASES, ids=str)
+def test_logits_are_those_of_the_floats(case, method, tmp_path):
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
+  ints = gm.from_pretrained(tmp_path / 'm', quantize=method)
+  tokens = case.tokens()
+  ours = ints.model.apply({'params': ints.params}, tokens).logits
+  plain = ints.model.apply({'params': floats(ints.params)}, tokens).logits
+  np.testing.assert_allclose(ours, plain, atol=5e-5)
+  exact = case.apply(tokens).logits
+  error = np.sqrt(np.mean((ours - exact) ** 2)) / np.std(exact)
+  assert error < (0.1 if method == 'int8' else 1)
+
+
+def test_bundled_model_answers_as_before(tiny):
+  ints = gm.from_pretrained(tiny.path, quantize='int8')
+  prompts = ['Q: 12+30=', 'Once upon a time']
+  answers = [
+    gm.text.Sampler(
+      model=one.model, params=one.params, tokenizer=tiny.tokenizer
+    ).score(prompts)
+    for one in (tiny, ints)
+  ]
+  for plain, rounded in zip(*answers, strict=True):
+    np.testing.assert_allclose(
+      rounded.logprobs, plain.logprobs, atol=0.35, err_msg=str(plain)
+    )
+  small, large = (
+    sum(x.nbytes for x in jax.tree.leaves(one.params)) for one in (ints, tiny)
+  )
+  assert small < 0.53 * large
+
+
+def test_adapters_go_on_integers():
+  ints = peft.quantize(CASE.params, method='int8')
+  lora = test_adapters.adapters(CASE.params)
+  tokens = CASE.tokens()
+  both = peft.merge_params(ints, lora)
+  plain = peft.merge_params(floats(ints), lora)
+  np.testing.assert_allclose(
+    CASE.model.apply({'params': both}, tokens).logits,
+    CASE.model.apply({'params': plain}, tokens).logits,
+    atol=5e-5,
+  )
+
+
+def test_a_loop_keeps_no_floats_of_all_integers():
+  """One weight's at a time, though all are the same in each step."""
+  temporary, weights, _ = test_project.decode_loop(
+    jnp.bfloat16, 1, lambda params: peft.quantize(params, method='int8')
+  )
+  kernels = [x.size for x in weights if x.dtype == jnp.int8]
+  assert temporary < sum(kernels) / 2
