@@ -8,7 +8,9 @@ import pytest
 
 import cases
 from gemma import gm
+from gemma import peft
 from gemma.cli import main
+import test_adapters
 
 
 def run(capsys, *args):
@@ -134,6 +136,31 @@ def test_convert_dtype(capsys, tmp_path):
   wide = gm.ckpts.load_params(paths[3])
   jax.tree.map(np.testing.assert_array_equal, wide, rounded)
   assert wide['final_norm']['scale'].dtype == 'float32'
+
+
+@pytest.mark.parametrize('layout', ['hf', 'flat', 'stacked'])
+def test_convert_with_an_adapter(capsys, tiny, layout, tmp_path):
+  lora = test_adapters.adapters(tiny.params)
+  adapter, new = str(tmp_path / 'lora'), str(tmp_path / 'new')
+  gm.ckpts.save_adapter(adapter, model=tiny.model, params=lora)
+  status, *_ = run(
+    capsys, 'convert', str(tiny.path), new, '--merge-lora', adapter,
+    '--layout', layout,
+  )  # fmt: skip
+  assert status == 0
+  fused = peft.fuse_params(peft.merge_params(tiny.params, lora))
+  read = gm.ckpts.load_params(new)
+  jax.tree.map(np.testing.assert_array_equal, read, fused)
+
+
+def test_sample_with_integers_and_an_adapter(capsys, tiny, tmp_path):
+  lora = jax.tree.map(lambda x: 0 * x, test_adapters.adapters(tiny.params))
+  adapter = str(tmp_path / 'lora')
+  gm.ckpts.save_adapter(adapter, model=tiny.model, params=lora)
+  prompt = 'What is 2 + 3?', '--max-new-tokens', '8'
+  plain = run(capsys, 'sample', *prompt)
+  assert run(capsys, 'sample', *prompt, '--adapter', adapter) == plain
+  assert run(capsys, 'sample', *prompt, '--quantize', 'int8')[0] == 0
 
 
 def test_convert_says_what_is_wrong_before_it_reads(capsys, tiny, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 from gemma import gm
+from gemma import peft
 from gemma.cli import _progress
 from gemma.gm.ckpts import _paths
 
@@ -27,8 +28,11 @@ def convert(args: argparse.Namespace) -> None:
   if target.exists():  # Said before the weights are read, not after.
     raise FileExistsError(f'{target} exists. Remove it or choose another name.')
   folder = _paths.existing_folder(args.source)
-  hf = args.layout == 'hf'
-  model = _model(folder, args.model) if hf else None
+  is_hf, lora = args.layout == 'hf', {}
+  if is_hf or args.merge_lora:
+    model = _model(folder, args.model)
+  if args.merge_lora:
+    lora = gm.ckpts.load_adapter(args.merge_lora, model=model)
   with _progress.bar() as on_progress:
     params = gm.ckpts.load_params(
       folder,
@@ -36,13 +40,17 @@ def convert(args: argparse.Namespace) -> None:
       text_only=args.text_only,
       on_progress=on_progress,
     )
+  params = peft.fuse_params(peft.merge_params(params, lora))
   files = _tokenizer_files(folder)
-  if model is not None:
+  if is_hf:
     gm.ckpts.save_hf(
       target, model=model, params=params, tokenizer=_Files(files)
     )
   else:
-    gm.ckpts.save_params(params, target)
+    layout = args.layout.upper()
+    gm.ckpts.save_params(
+      params, target, layout=layout, wait_until_finished=True
+    )
     for name, content in files.items():
       (target / name).write_bytes(content)
   print(target)

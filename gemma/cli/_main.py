@@ -77,6 +77,15 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument('--dtype', help='of the weights; by default as stored')
   parser.add_argument(
+    '--quantize',
+    choices=('int8', 'int4'),
+    help='round the weights while they are read: half or a quarter of the '
+    'memory',
+  )
+  parser.add_argument(
+    '--adapter', metavar='FOLDER', help='a LoRA adapter of PEFT to use as well'
+  )
+  parser.add_argument(
     '--temperature', type=float, default=0.0, help='0: greedy'
   )
   parser.add_argument('--top-p', type=float, default=1.0)
@@ -99,10 +108,15 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--layout',
-    choices=('hf', 'nested'),
+    choices=('hf', 'nested', 'flat', 'stacked'),
     default='hf',
     help='hf: a folder for transformers, vLLM and this library (the default); '
-    'nested: an Orbax checkpoint',
+    'the others: an Orbax checkpoint',
+  )
+  parser.add_argument(
+    '--merge-lora',
+    metavar='FOLDER',
+    help='a LoRA adapter of PEFT to add to the weights',
   )
   parser.add_argument(
     '--model',

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from gemma import gm
+from gemma import peft
 from gemma.cli import _progress
 
 BUNDLED = 'Gemma3_Tiny'
@@ -93,8 +94,15 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
     )
   with _progress.bar() as on_progress:
     model, params, tokenizer = gm.from_pretrained(
-      path, dtype=args.dtype, text_only=True, on_progress=on_progress
+      path,
+      dtype=args.dtype,
+      text_only=True,
+      quantize=args.quantize or False,
+      on_progress=on_progress,
     )
+  if args.adapter:
+    lora = gm.ckpts.load_adapter(args.adapter, model=model)
+    params = peft.merge_params(params, lora)
   return {
     'model': model,
     'params': params,
