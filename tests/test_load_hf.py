@@ -11,6 +11,7 @@ import cases
 from gemma import gm
 from gemma.gm.ckpts import _load_hf
 from gemma.gm.ckpts import _safetensors
+from gemma.gm.ckpts import _source
 
 CASE = cases.CASES[-1]
 
@@ -53,10 +54,12 @@ def test_text_only_reads_the_text_only(tmp_path):
 
 @pytest.mark.parametrize('piece', [1, 999, 10**9])
 def test_pieces_make_the_whole(folder, piece, monkeypatch):
-  monkeypatch.setattr(_safetensors, '_PIECE', piece)
+  ints = gm.ckpts.load_params(folder, quantize='int8')
+  monkeypatch.setattr(_source, '_PIECE', piece)
   equal(gm.ckpts.load_params(folder), CASE.params)
   rounded = jax.tree.map(lambda x: x.astype('bfloat16'), CASE.params)
   equal(gm.ckpts.load_params(folder, dtype='bfloat16'), rounded)
+  equal(gm.ckpts.load_params(folder, quantize='int8'), ints)
 
 
 @pytest.mark.parametrize('threads', [1, 3])

@@ -76,13 +76,6 @@ def test_error_is_at_most_half_a_step(method, summed, dtype):
   equal([kernel, scale], [*on_device])
 
 
-def test_pieces_of_an_array_are_as_the_whole(monkeypatch):
-  x = np.random.RandomState(0).normal(size=(7, 5, 4)).astype(np.float32)
-  whole = _quantization.quantize_array(x, (1,), 'int8')
-  monkeypatch.setattr(_quantization, '_CHUNK', 40)
-  equal([*_quantization.quantize_array(x, (1,), 'int8')], [*whole])
-
-
 @pytest.mark.parametrize('method', METHODS)
 def test_channels_of_zeros_stay_zeros(method):
   x = np.zeros((3, 2), np.float32)

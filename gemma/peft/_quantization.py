@@ -1,6 +1,5 @@
 """Weights as small integers, with one scale for each output channel."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import enum
 from typing import Any
@@ -34,7 +33,6 @@ _INTEGERS = {
   QuantizationMethod.INT4: (jnp.int4, 7),
   QuantizationMethod.INT8: (jnp.int8, 127),
 }
-_CHUNK = 2**18  # Elements of a host array that are in float32 at a time.
 
 
 def integers_of(
@@ -105,48 +103,27 @@ def quantize(
 
 
 def quantize_array(
-  x: Any,
-  summed: tuple[int, ...],
-  method: QuantizationMethod | str,
-  empty: Callable[..., np.ndarray] = np.empty,
+  x: Any, summed: tuple[int, ...], method: QuantizationMethod | str
 ) -> tuple[Any, Any]:
   """Integers of one weight, and the scale of each of its channels.
 
   Args:
-    x: The weight. What is no array of JAX is worked on in pieces, on the host.
+    x: The weight, of NumPy or of JAX; so are the results.
     summed: Its axes that are summed over when it is applied.
     method: `INT8` or `INT4`.
-    empty: What makes a host array for the integers.
 
   Returns:
     The integers, and the scales, in which the `summed` axes are 1.
   """
   dtype, most = integers_of(method)
-  if isinstance(x, jax.Array):
-    return _quantize(jnp, x, summed, dtype, most)
-  kernel = empty(x.shape, dtype)
-  shape = [1 if i in summed else n for i, n in enumerate(x.shape)]
-  scale = np.empty(shape, x.dtype)
-  axis = next(i for i in range(x.ndim) if i not in summed)
-  step = max(1, _CHUNK * x.shape[axis] // max(x.size, 1))
-  for start in range(0, x.shape[axis], step):
-    rows = slice(start, start + step)
-    part = rows if axis == 0 else (slice(None),) * axis + (rows,)
-    piece = np.asarray(x[part])
-    kernel[part], scale[part] = _quantize(np, piece, summed, dtype, most)
-  return kernel, scale
-
-
-def _quantize(
-  xp: Any, x: Any, summed: tuple[int, ...], dtype: Any, most: int
-) -> tuple[Any, Any]:
-  of, x = x.dtype, x.astype(xp.float32)
-  largest = xp.max(xp.abs(x), axis=summed, keepdims=True)
+  xp = jnp if isinstance(x, jax.Array) else np
+  wide = x.astype(np.float32)
+  largest = xp.max(xp.abs(wide), axis=summed, keepdims=True)
   tiny = largest < most / np.finfo(np.float32).max
   scale = most / xp.where(tiny, most, largest)
-  scale = scale.astype(of)  # Rounded first: the integers are made for it.
-  x = xp.rint(x * scale.astype(xp.float32))
-  return xp.clip(x, -most - 1, most).astype(xp.int8).astype(dtype), scale
+  scale = scale.astype(x.dtype)  # Rounded first: the integers are made for it.
+  wide = xp.rint(wide * scale.astype(np.float32))
+  return xp.clip(wide, -most - 1, most).astype(np.int8).astype(dtype), scale
 
 
 def _is_none(method: QuantizationMethod | str) -> bool:

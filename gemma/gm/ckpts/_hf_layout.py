@@ -39,7 +39,7 @@ class Row:
 
   def read(self, tensors: Sequence[Any]) -> Any:
     """The parameter from its tensors; of NumPy if they are."""
-    parts = [self.rearrange(x[: self.rows]) for x in tensors]
+    parts = [self._rearrange(x[: self.rows], self.pattern) for x in tensors]
     stack = np.stack if isinstance(parts[0], np.ndarray) else jnp.stack
     return stack(parts) if len(parts) > 1 else parts[0]
 
@@ -49,9 +49,14 @@ class Row:
     inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
     return [self._rearrange(x, inverse) for x in parts]
 
-  def rearrange(self, tensor: Any) -> Any:
-    """One tensor in the order of the parameter; of NumPy a view."""
-    return self._rearrange(tensor, self.pattern)
+  def transpose(self, part: np.ndarray) -> np.ndarray:
+    """A view of what one tensor makes, with the axes in the tensor's order."""
+    if self.pattern is None:
+      return part
+    tensor, param = self.pattern.split(' -> ')
+    tensor = tensor.replace('(', '').replace(')', '')
+    order = [param.split().index(axis) for axis in tensor.split()]
+    return part.transpose(order)
 
   def _rearrange(self, x: Any, pattern: str | None) -> Any:
     if pattern is None:

@@ -17,6 +17,7 @@ import numpy as np
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _safetensors
+from gemma.gm.ckpts import _source
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
@@ -68,24 +69,27 @@ class Stored:
       concurrent_gb: Not needed here.
     """
     del concurrent_gb
-    parts = {
-      path: [self.tensors[name] for name in self.rows[path].names]
-      for path in targets
-    }
-    total = sum(x.nbytes for tensors in parts.values() for x in tensors)
+    sources = {path: self.source(path) for path in targets}
+    total = sum(source.nbytes for source in sources.values())
     done = 0
     out: dict[_tree.Path, jax.Array] = {}
 
     def one(path: _tree.Path) -> tuple[_tree.Path, dict[_tree.Path, jax.Array]]:
-      return path, finish(path, _assemble(parts[path], self.rows[path]))
+      return path, finish(path, sources[path])
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       for path, arrays in _few_ahead(pool, one, targets):
         out |= arrays
-        done += sum(x.nbytes for x in parts[path])
+        done += sources[path].nbytes
         if on_progress is not None:
           on_progress(done, total)
     return out
+
+  def source(self, path: _tree.Path) -> _source.Source:
+    """A parameter, still in its files."""
+    row = self.rows[path]
+    tensors = [self.tensors[name] for name in row.names]
+    return _source.Source(row, tensors, self.shapes[path].shape)
 
 
 def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
@@ -207,30 +211,15 @@ def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
     return
   table = tensors['embed_tokens.weight']
   same = head.shape == table.shape
-  for part in table.pieces():
+  step, rows = 8192, table.shape[0]  # Compared at once, and in all.
+  for start in range(0, rows if same else 0, step):
+    part = slice(start, start + step)
     same = same and np.array_equal(head[part].read(), table[part].read())
   if not same:
     raise ValueError(
       f'{_hf_layout.HEAD} in {head.file} differs from the embedding table. '
       'Gemma models tie the two; an untied head cannot be used.'
     )
-
-
-def _assemble(
-  tensors: list[_safetensors.Tensor], row: _hf_layout.Row
-) -> _safetensors.Tensor | np.ndarray:
-  """One parameter in its order: still in its file, if it lies there so.
-
-  By NumPy: to compile a program for each shape takes longer than to copy.
-  """
-  tensors = [tensor[: row.rows] for tensor in tensors]
-  if len(tensors) == 1 and row.pattern is None:
-    return tensors[0]
-  views = [row.rearrange(tensor.read()) for tensor in tensors]
-  out = _safetensors.aligned((len(views), *views[0].shape), views[0].dtype)
-  for place, view in zip(out, views, strict=True):
-    _safetensors.copy(place, view)
-  return out if len(views) > 1 else out[0]
 
 
 def _few_ahead(

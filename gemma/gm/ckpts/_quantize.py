@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 from gemma.peft import _quantization
@@ -38,15 +37,16 @@ class Integers:
     """The integers and the scales, placed as the weight would have been.
 
     Args:
-      x: The weight, which may still be in its file.
+      x: The weight: an array, or a `Source`.
       target: Dtype of the scales, and sharding of the integers.
     """
-    if x.dtype != target.dtype:
+    summed = self.weight.summed
+    if isinstance(x, jax.Array):
       x = x.astype(target.dtype)
-    kernel, scale = _quantization.quantize_array(
-      x, self.weight.summed, self.method, empty=_safetensors.aligned
-    )
-    sharding = self.sharding or _without(target.sharding, self.weight.summed)
+      kernel, scale = _quantization.quantize_array(x, summed, self.method)
+    else:
+      kernel, scale = x.quantize(summed, self.method, target.dtype)
+    sharding = self.sharding or _without(target.sharding, summed)
     return {
       (*self.place, _KERNEL): jax.device_put(kernel, target.sharding),
       (*self.place, _SCALE): jax.device_put(scale, sharding),

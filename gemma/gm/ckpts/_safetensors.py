@@ -4,7 +4,6 @@ Files are read, not mapped: mapped pages count as the memory of the process.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
 import json
 import math
@@ -23,7 +22,6 @@ DTYPES = {
 }
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
-_PIECE = 2**22  # Bytes.
 _ALIGNED = 64  # Bytes; JAX takes arrays that lie so on a CPU without a copy.
 
 
@@ -71,13 +69,6 @@ class Tensor:
       shape=(max(stop - start, 0), *self.shape[1:]),
     )
 
-  def __array__(
-    self, dtype: Any = None, copy: bool | None = None
-  ) -> np.ndarray:
-    """For `np.asarray`."""
-    del copy  # There is nothing to share.
-    return self.read() if dtype is None else self.astype(dtype)
-
   def read(self) -> np.ndarray:
     """What it holds."""
     out = aligned(self.shape, self.dtype)
@@ -91,21 +82,6 @@ class Tensor:
         todo = todo[count:]
     return out
 
-  def astype(self, dtype: Any) -> np.ndarray:
-    """What it holds in another dtype; some rows at a time are in its own."""
-    if self.dtype == dtype or not self.shape:
-      return self.read().astype(dtype, copy=False)
-    out = aligned(self.shape, dtype)
-    for part in self.pieces():
-      copy(out[part], self[part].read())
-    return out
-
-  def pieces(self) -> Iterator[slice]:
-    """Slices of rows, each of a few bytes."""
-    step = max(1, _PIECE * self.shape[0] // max(self.nbytes, 1))
-    for start in range(0, self.shape[0], step):
-      yield slice(start, min(start + step, self.shape[0]))
-
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
   """An array with nothing in it yet, that JAX can take without a copy."""
@@ -113,14 +89,6 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
   room = np.empty(nbytes + _ALIGNED, np.uint8)
   start = -room.ctypes.data % _ALIGNED
   return room[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def copy(out: np.ndarray, x: np.ndarray) -> None:
-  """Copies; as plain numbers where it can, which NumPy knows best."""
-  if out.dtype == x.dtype:
-    raw = np.dtype(f'u{out.dtype.itemsize}')
-    out, x = out.view(raw), x.view(raw)
-  np.copyto(out, x, casting='unsafe')
 
 
 def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
