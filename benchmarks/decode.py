@@ -15,6 +15,7 @@ read the weights and the smallest cache once.
 TABLE
 """
 
+import collections
 from collections.abc import Callable
 import json
 from typing import Any
@@ -50,7 +51,9 @@ def main() -> None:
   )
   splits = []
   for row in rows:
-    results = peers.compare(__file__, found, row, args.rounds)
+    results = peers.compare(
+      __file__, found, row, args.rounds, best=lambda rounds: rounds[-1]
+    )
     print(line(row, results, speed), flush=True)
     ours = results['ours']
     splits.append(
@@ -106,6 +109,7 @@ def ours(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
   from gemma import gm
 
   batch, (model, params) = row['batch'], peers.our_model(row)
+  timers = new_timers()
   loop = jax.jit(greedy(model), donate_argnums=1)
   width, rows = model.config.embed_dim, model.config.num_embed
 
@@ -125,7 +129,7 @@ def ours(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
     # Made before the clock starts.
     calls = 2 * peers.REPEATS
     caches = [jax.block_until_ready(full(length)) for _ in range(calls)]
-    return 1e3 * peers.per_step(run, STEPS)
+    return timers[length](run)
 
   def head(params, x, count):
     def step(_, x):
@@ -162,14 +166,11 @@ def ours(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
   def measure() -> dict[str, float]:
     small, whole = decode(3 * STEPS), decode(row['cache'])
     parts = {
-      'head': 1e3
-      * peers.per_step(
-        lambda n: jax.block_until_ready(head(params, x, n)), STEPS
+      'head': timers['head'](
+        lambda n: jax.block_until_ready(head(params, x, n))
       ),
-      'sampling': 1e3
-      * peers.per_step(
-        lambda n: jax.block_until_ready(pick(jnp.zeros((batch, rows)), n)),
-        STEPS,
+      'sampling': timers['sampling'](
+        lambda n: jax.block_until_ready(pick(jnp.zeros((batch, rows)), n))
       ),
     }
     return {
@@ -177,12 +178,17 @@ def ours(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
       'cache': max(whole - small, 0),
       'weights': max(small - sum(parts.values()), 0),
       **parts,
-      'sampler': 1e3 * peers.per_step(sample, STEPS),
-      'stream': 1e3 * peers.per_step(lambda n: sample(n, True), STEPS),
+      'sampler': timers['sampler'](sample),
+      'stream': timers['stream'](lambda n: sample(n, True)),
       'temp': float(temp),
     }
 
   return measure
+
+
+def new_timers() -> dict[Any, peers.StepTimer]:
+  """One for each thing that is measured."""
+  return collections.defaultdict(lambda: peers.StepTimer(STEPS))
 
 
 def greedy(model: Any) -> Callable[..., Any]:
@@ -211,7 +217,7 @@ def with_transformers(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
   import transformers
 
   model = peers.torch_model(row['dtype'])
-  dtype = getattr(torch, row['dtype'])
+  dtype, timers = getattr(torch, row['dtype']), new_timers()
 
   def decode(length):
     cache = transformers.DynamicCache(config=model.config)
@@ -228,7 +234,7 @@ def with_transformers(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
 
     with torch.inference_mode():
       run(2)
-      return 1e3 * peers.per_step(run, STEPS)
+      return timers[length](run)
 
   length = row['cache'] - 2 * STEPS
   return lambda: {'full': decode(length), 'short': decode(64)}
@@ -261,7 +267,8 @@ def published(row: dict[str, Any]) -> Callable[[], dict[str, float]]:
     )
     jax.block_until_ready(out.predicted_tokens)
 
-  return lambda: {'loop': 1e3 * peers.per_step(run, STEPS)}
+  timer = peers.StepTimer(STEPS)
+  return lambda: {'loop': timer(run)}
 
 
 SETUP = {

@@ -120,11 +120,15 @@ def serve(setup: Callable[[], Callable[[], Mapping[str, float]]]) -> None:
 
 
 def compare(
-  script: str, found: Mapping[str, str], row: Mapping[str, Any], rounds: int
+  script: str,
+  found: Mapping[str, str],
+  row: Mapping[str, Any],
+  rounds: int,
+  best: Callable[[list[float]], float] = min,
 ) -> dict[str, dict[str, float]]:
-  """The least that each side measured, the sides taking turns.
+  """The best that each side measured, the sides taking turns.
 
-  What else a machine does only ever adds.
+  What else a machine does only ever adds to a time.
   """
   sides = {name: Side(name, py, script, row) for name, py in found.items()}
   results: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
@@ -135,21 +139,33 @@ def compare(
   for side in sides.values():
     side.close()
   return {
-    name: {k: min(r[k] for r in each) for k in each[0]}
+    name: {k: best([r[k] for r in each]) for k in each[0]}
     for name, each in results.items()
     if each
   }
 
 
-def per_step(run: Callable[[int], Any], steps: int) -> float:
-  """Seconds of one step: what a call costs in any case falls out."""
-  few, many = steps // 4, steps + steps // 4
-  seconds = {few: float('inf'), many: float('inf')}
-  for count in (few, many) * REPEATS:
-    start = time.perf_counter()
-    run(count)
-    seconds[count] = min(seconds[count], time.perf_counter() - start)
-  return (seconds[many] - seconds[few]) / (many - few)
+class StepTimer:
+  """Milliseconds of one step: what a call costs in any case falls out.
+
+  The least of all rounds is kept of few and of many steps, and then one is
+  taken from the other: the least of the differences would be noise.
+  """
+
+  def __init__(self, steps: int):
+    """Times runs of a quarter of `steps`, and of so many more."""
+    self._few, self._many = steps // 4, steps + steps // 4
+    self._seconds = {self._few: float('inf'), self._many: float('inf')}
+
+  def __call__(self, run: Callable[[int], Any]) -> float:
+    """Times `run(count)` once more."""
+    for count in (self._few, self._many) * REPEATS:
+      start = time.perf_counter()
+      run(count)
+      seconds = time.perf_counter() - start
+      self._seconds[count] = min(self._seconds[count], seconds)
+    more = self._seconds[self._many] - self._seconds[self._few]
+    return 1e3 * more / (self._many - self._few)
 
 
 def bandwidth() -> float:

@@ -68,6 +68,11 @@ def test_tiny_model_benchmark(text):
     ('kv_cache', (), '| Gemma3_4B | 32,768 | 0.738 | 4.250 | 5.8 |'),
     ('prefill_memory', ('--lengths', 64), '| naive | 64 |'),
     ('import_time', (), 'gemma '),
+    ('many_prompts', ('--smoke',), 'in turns'),
+    ('decode', ('--smoke', '--rounds', 1), '| float32, batch 1, cache 128 |'),
+    ('prefill', ('--smoke', '--rounds', 1), '| float32, 128 tokens |'),
+    ('cold_start', ('--smoke', '--rounds', 1), '| ours, warm |'),
+    ('load', ('--smoke', '--rounds', 1), '| ours, int8 |'),
   ],
 )
 def test_benchmark(script, args, expected):
