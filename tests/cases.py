@@ -142,3 +142,5 @@ CASES = (
   _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
   _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
 )
+# On these alone run the fast tests; between them they have most features.
+FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'

@@ -10,7 +10,11 @@ os.environ.setdefault(
   'XLA_FLAGS',
   '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0',
 )
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_ROOT / '.jax_cache'))
+# Of its own for each worker: JAX takes no lock to read or write them.
+_WORKER = os.environ.get('PYTEST_XDIST_WORKER', 'alone')
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(_ROOT / '.jax_cache' / _WORKER)
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
@@ -26,6 +30,17 @@ jaxtyping.install_import_hook('gemma', 'shape_checker.check')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_default_matmul_precision', 'highest')
+
+
+def pytest_collection_modifyitems(items):
+  """Of the tests that run on every tiny model, most are slow."""
+  import cases
+
+  for item in items:
+    callspec = getattr(item, 'callspec', None)
+    case = callspec.params.get('case') if callspec else None
+    if isinstance(case, cases.Case) and case.name not in cases.FAST:
+      item.add_marker('slow')
 
 
 @pytest.fixture(scope='session')

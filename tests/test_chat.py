@@ -157,6 +157,7 @@ def test_messages_as_a_prompt(chat, sampler):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_oldest_turns_are_dropped_but_not_the_system_message(sampler):
   chat = new_chat(sampler, cache_length=96, on_full='roll')
   chat.chat(

@@ -32,6 +32,7 @@ def cached(sampler, prompt, **fields):
   return [row.cached_tokens for row in usage]
 
 
+@pytest.mark.slow
 def test_rings_forget_until_a_prefix_is_seen_twice(plain):
   """Misses, then hits of what is shared; the same answers all along."""
   cache = gm.text.PrefixCache(max_entries=99)
@@ -77,6 +78,7 @@ def test_entries_stay_good_after_use(sampler, plain):
       np.testing.assert_array_equal(old, now)
 
 
+@pytest.mark.slow
 def test_a_batch_shares_its_prefix(sampler, plain):
   """Computed once for all rows, and kept for the next call."""
   prompts = [PREFIX + end for end in ENDS]
@@ -99,6 +101,7 @@ def test_turns(sampler, plain):
   assert again.token_ids == other.token_ids
 
 
+@pytest.mark.slow
 def test_a_queue_shares_its_prefix(sampler, plain):
   prompts = [PREFIX + end for end in ENDS] * 2
   queued = dataclasses.replace(sampler, max_batch_size=4)
@@ -145,6 +148,7 @@ def test_other_parameters(sampler):
   assert other.sample(PREFIX)
 
 
+@pytest.mark.slow
 def test_with_guesses(plain):
   """The draft model's cache is kept too."""
   draft = gm.text.DraftModel(model=CASE.model, params=CASE.params, num_tokens=2)

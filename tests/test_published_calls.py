@@ -6,10 +6,12 @@ bundled one.
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from gemma import gm
 
 
+@pytest.mark.slow
 def test_sampling_notebook(capsys):
   model = gm.nn.Gemma3_Tiny()
   params = gm.ckpts.load_params(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)

@@ -133,6 +133,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize('method', METHODS)
+@pytest.mark.slow
 def test_read_as_integers(folder, method):
   read = gm.ckpts.load_params(folder, quantize=method)
   table = CASE.params['embedder']['input_embedding']
@@ -152,6 +153,7 @@ def test_read_as_integers(folder, method):
   assert {x.sharding for x in jax.tree.leaves(again)} == {sharding}
 
 
+@pytest.mark.slow
 def test_scales_are_sharded_with_their_weights(folder):
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ('x',))
 
@@ -175,6 +177,7 @@ def test_scales_are_sharded_with_their_weights(folder):
   assert ints['scale'].sharding.spec[0] == 'x'
 
 
+@pytest.mark.slow
 def test_trainer_starts_with_integers():
   class State:
     def __init__(self, params):

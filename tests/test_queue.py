@@ -62,6 +62,7 @@ def test_queue_equals_one_by_one(sampler, prompts):
     assert alone.token_ids == out.token_ids[i]
 
 
+@pytest.mark.slow
 def test_queue_with_guesses(sampler, prompts):
   plain = sampler.sample(prompts, return_state=True, progress=False)
   guessing = dataclasses.replace(

@@ -50,6 +50,7 @@ def test_records_equal_an_uncached_pass(sampler, prompt):
     )
 
 
+@pytest.mark.slow
 def test_records_of_a_batch_and_with_guesses(sampler, prompt):
   """No alternatives with 0; the same numbers however tokens were found."""
   draft = gm.text.PromptLookup(num_tokens=2)
@@ -97,6 +98,7 @@ def test_why_it_ended_and_what_it_took(sampler, prompt):
   assert again.usage.context_tokens == 25 + 25
 
 
+@pytest.mark.slow
 def test_state_reads_as_published(sampler, prompt):
   out = sampler.sample([prompt, prompt[:4]], return_state=True)
   state = out.state
@@ -203,6 +205,7 @@ def test_rolling_takes_what_is_too_long():
   assert more.state.contexts()[0][:11] == said[:1] + said[-10:]
 
 
+@pytest.mark.slow
 def test_growth_changes_nothing(monkeypatch, prompt):
   """Of a cache that begins small, and ends at no power of two."""
   fields = {'sampling': RANDOM, 'rng': 0, 'return_state': True}

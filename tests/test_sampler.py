@@ -28,6 +28,7 @@ def sampler(tiny):
 
 
 @pytest.mark.parametrize('sampling', [gm.text.Greedy(), RANDOM], ids=str)
+@pytest.mark.slow
 def test_row_of_a_batch_equals_row_alone(sampler, sampling):
   fields = {'sampling': sampling, 'rng': 3, 'return_state': True}
   batch = sampler.sample(PROMPTS, max_new_tokens=40, **fields)
@@ -85,6 +86,7 @@ def test_stream_equals_whole_where_characters_are_bytes(sampler):
 
 
 @pytest.mark.parametrize('pad_length', [1, 4, (4, 8), 64, None])
+@pytest.mark.slow
 def test_size_of_chunks_changes_nothing(sampler, pad_length):
   s = dataclasses.replace(
     sampler,
@@ -123,6 +125,7 @@ def test_going_on_equals_one_pass(sampler):
   np.testing.assert_array_equal(again.state.cache.length, lengths)
 
 
+@pytest.mark.slow
 def test_why_it_ended(sampler):
   codec = sampler.codec
   greedy = sampler.sample('ROMEO:', max_new_tokens=9, return_state=True)

@@ -58,6 +58,7 @@ def test_distribution(method, expected):
   np.testing.assert_allclose(draws(method), expected, atol=0.03)
 
 
+@pytest.mark.slow
 def test_top_p_of_bfloat16_logits():
   """Sums are in float32: of 2048 equal tokens, all are in reach of 0.999."""
   logits = jnp.zeros(2048, jnp.bfloat16).at[:8].set(-0.5)

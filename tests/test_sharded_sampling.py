@@ -28,6 +28,7 @@ def sampler(tiny):
 
 
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.slow
 def test_batch_over_devices(sampler, kind):
   """On meshes of both kinds; also a second turn, and prompts in line."""
   mesh = jax.make_mesh((4,), ('devices',), axis_types=(kind,))

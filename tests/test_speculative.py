@@ -51,6 +51,7 @@ def three_turns(sampler, prompts):
 
 
 @pytest.mark.parametrize('name', ['lookup', 'similar'])
+@pytest.mark.slow
 def test_turns_and_growth_of_the_cache(name, monkeypatch):
   """Rings wrap, and the cache grows, while guesses are taken back."""
   prompts = CASE.prompts(*LENGTHS)

@@ -38,6 +38,7 @@ def sampler(tiny):
 
 
 @pytest.mark.parametrize('schema', [SCHEMA, DATE], ids=['json', 'regex'])
+@pytest.mark.slow
 def test_one_batch_or_many_have_the_form(sampler, schema):
   """Each row on its own, and the same in a batch, a queue or a stream."""
   fields = {'schema': schema, 'sampling': RANDOM, 'rng': 0}
@@ -74,6 +75,7 @@ def even(tokens, count):
   return jnp.arange(2048) % 2 != last % 2
 
 
+@pytest.mark.slow
 def test_mask_of_a_users_own(sampler):
   """It sees the tokens of its row, the newest last."""
   out = sampler.sample(
@@ -96,6 +98,7 @@ def test_mask_that_leaves_nothing_ends_the_row(sampler):
   assert len(out.token_ids) == 4
 
 
+@pytest.mark.slow
 def test_mask_with_guesses(sampler):
   """Guesses are checked against the mask, each at its own place."""
   draft = gm.text.PromptLookup(num_tokens=2, ngram=1)

@@ -10,6 +10,7 @@ from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _load
 from gemma.gm.ckpts import _load_hf
 from gemma.gm.ckpts import _paths
+from gemma.gm.ckpts import _targets
 from gemma.gm.nn import _transformer
 from gemma.gm.nn import _weights
 from gemma.gm.text import _tokenizer
@@ -44,6 +45,7 @@ def from_pretrained(
   dtype: Any = None,
   text_only: bool = False,
   quantize: bool | str = False,
+  sharding: _targets.ShardingTree = None,
   on_progress: _load_hf.OnProgress | None = None,
 ) -> Pretrained:
   """Opens a Hugging Face folder: the model, its weights, its tokenizer.
@@ -66,6 +68,8 @@ def from_pretrained(
     dtype: Dtype of the parameters; as stored by default.
     text_only: Whether to leave out a vision encoder.
     quantize: `'int8'` or `'int4'` rounds the weights while they are read.
+    sharding: Where the parameters go, as in `load_params`; by default to the
+      default device.
     on_progress: Called with bytes read and bytes in all.
 
   Raises:
@@ -80,6 +84,7 @@ def from_pretrained(
     dtype=dtype,
     text_only=text_only,
     quantize=quantize,
+    sharding=_targets.UNCOMMITTED if sharding is None else sharding,
     on_progress=on_progress,
   )
   model = _transformer.Transformer(

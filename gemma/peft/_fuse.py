@@ -15,11 +15,11 @@ def fuse_params(params: Mapping[str, Any]) -> dict[str, Any]:
   """Adds each adapter to its weight, so that the plain model gives the same.
 
   ```python
-  >>> import numpy as np
+  >>> import jax.numpy as jnp
   >>> from gemma import peft
-  >>> lora = {'a': np.ones((3, 1)), 'b': np.ones((1, 2))}
+  >>> lora = {'a': jnp.ones((3, 1)), 'b': jnp.ones((1, 2))}
   >>> params = {'mlp': {
-  ...   'linear': np.zeros((3, 2)), '_LoRAEinsum_linear': {'lora': lora}
+  ...   'linear': jnp.zeros((3, 2)), '_LoRAEinsum_linear': {'lora': lora}
   ... }}
   >>> peft.fuse_params(params)['mlp']['linear'].shape
   (3, 2)
@@ -62,9 +62,7 @@ def _kernels(params: Mapping[str, Any]) -> list[_weights.Weight]:
   return [_weights.Weight(path, ()) for path in flat if path[-1] == 'kernel']
 
 
-def _add(
-  weight: _weights.Weight, w: jax.Array, a: jax.Array, b: jax.Array
-) -> jax.Array:
+def _add(weight: _weights.Weight, w: Any, a: Any, b: Any) -> jax.Array:
   summed = weight.summed or tuple(range(a.ndim - 1))
   product = jnp.tensordot(
     a.astype(jnp.float32),

@@ -174,7 +174,7 @@ def _check(
           for name, shape in zip(row.names, shapes, strict=True)
         )
         problems.append(f'mis-shaped: {listed} for {row.path} {target}')
-  problems += [f'unknown: {name}' for name in sorted(unknown)]
+  problems += [f'unknown: {tensors[name].name}' for name in sorted(unknown)]
   if problems:
     raise ValueError(
       f'{len(problems)} tensors in {folder} do not fit its {_CONFIG}:\n  '
@@ -187,7 +187,7 @@ def _dtype_problems(
 ) -> list[str]:
   """Integers and 8-bit floats are quantized weights, not the weights."""
   return [
-    f'stored as {tensors[name].stored}: {name}'
+    f'stored as {tensors[name].stored}: {tensors[name].name}'
     for name in names
     if tensors[name].stored not in _safetensors.DTYPES
   ]
@@ -217,7 +217,7 @@ def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
     same = same and np.array_equal(head[part].read(), table[part].read())
   if not same:
     raise ValueError(
-      f'{_hf_layout.HEAD} in {head.file} differs from the embedding table. '
+      f'{head.name} in {head.file} differs from the embedding table. '
       'Gemma models tie the two; an untied head cannot be used.'
     )
 

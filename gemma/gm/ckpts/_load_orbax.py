@@ -141,15 +141,18 @@ def _request(
 ) -> jax.ShapeDtypeStruct:
   """How to read an array that has one parameter, or slices for several."""
   x, first = stored.arrays[path], targets[0]
+  # Orbax has to be told.
+  sharding = first.sharding or jax.sharding.SingleDeviceSharding(
+    jax.local_devices()[0]
+  )
   if x.shape == first.shape:
-    return first
+    return jax.ShapeDtypeStruct(x.shape, first.dtype, sharding=sharding)
   same = len({target.dtype for target in targets}) == 1
-  sharding = first.sharding
   if isinstance(sharding, jax.sharding.NamedSharding):
     spec = jax.sharding.PartitionSpec(None, *sharding.spec)
     sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
   elif not isinstance(sharding, jax.sharding.SingleDeviceSharding):
-    sharding = _targets.replicated()
+    sharding = _targets.replicated() or sharding
   dtype = first.dtype if same else x.dtype
   return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
 

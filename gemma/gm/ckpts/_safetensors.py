@@ -30,12 +30,14 @@ class Tensor:
   """A tensor in a file.
 
   Attributes:
+    name: What the file calls it.
     file: The file.
     offset: Where its first byte is.
     shape: Its shape.
     stored: Its dtype as the file spells it, such as `BF16`.
   """
 
+  name: str
   file: pathlib.Path
   offset: int
   shape: tuple[int, ...]
@@ -138,7 +140,11 @@ def _open(file: pathlib.Path) -> dict[str, Tensor]:
   header.pop('__metadata__', None)
   return {
     name: Tensor(
-      file, 8 + length + x['data_offsets'][0], tuple(x['shape']), x['dtype']
+      name,
+      file,
+      8 + length + x['data_offsets'][0],
+      tuple(x['shape']),
+      x['dtype'],
     )
     for name, x in header.items()
   }

@@ -21,10 +21,17 @@ Path = _tree.Path
 Shapes = dict[Path, jax.ShapeDtypeStruct]
 # None, one for all, a tree of them, or a function that makes one of these.
 ShardingTree: TypeAlias = (
-  jax.sharding.Sharding | Mapping[str, Any] | Callable[[Any], Any] | None
+  jax.sharding.Sharding
+  | Mapping[str, Any]
+  | Callable[[Any], Any]
+  | object  # UNCOMMITTED.
+  | None
 )
 # Makes arrays of JAX from a parameter that was read, and where they go.
 Finish: TypeAlias = Callable[[Path, Any], dict[Path, jax.Array]]
+
+# In place of a sharding: the default device, from where JAX may move arrays.
+UNCOMMITTED = object()
 
 _ENCODERS = 'vision_encoder', 'audio_encoder'
 _VISION_EMBEDDER = 'mm_input_projection', 'mm_soft_embedding_norm'
@@ -176,13 +183,13 @@ def placed(shapes: Shapes, sharding: ShardingTree = None) -> Shapes:
   Args:
     shapes: What to place. Those with a sharding keep it if `sharding` is None.
     sharding: A sharding for all, a tree of them, or a function that makes it
-      from the tree of shapes. None: whole on each device.
+      from the tree of shapes. None: whole on each device. UNCOMMITTED: none.
 
   Raises:
     ValueError: With all parameters that have no sharding, or one that does not
       divide them.
   """
-  default = replicated()
+  default = None if sharding is UNCOMMITTED else replicated()
   problems: list[str] = []
   out = {}
   chosen = _resolve(sharding, _tree.nest(shapes), (), problems)
@@ -190,7 +197,8 @@ def placed(shapes: Shapes, sharding: ShardingTree = None) -> Shapes:
     its = chosen.get(path) or x.sharding or default
     out[path] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=its)
     try:
-      its.shard_shape(x.shape)
+      if its is not None:
+        its.shard_shape(x.shape)
     except ValueError as e:
       problems.append(f'{"/".join(path)} {x.shape}: {e}')
   if problems:
@@ -202,15 +210,15 @@ def placed(shapes: Shapes, sharding: ShardingTree = None) -> Shapes:
 
 
 def place(x: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
-  """An array in the dtype and the sharding of its target."""
+  """An array in the dtype and the sharding of its target, if it has one."""
   return jax.device_put(x.astype(target.dtype), target.sharding)
 
 
-def replicated() -> jax.sharding.Sharding:
-  """Whole on each device."""
+def replicated() -> jax.sharding.Sharding | None:
+  """Whole on each device; None if there is one, as nothing needs to be said."""
   devices = jax.devices()
   if len(devices) == 1:
-    return jax.sharding.SingleDeviceSharding(devices[0])
+    return None
   mesh = jax.sharding.Mesh(np.array(devices), ('devices',))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -234,7 +242,7 @@ def _resolve(
   sharding: Any, tree: Any, path: Path, problems: list[str]
 ) -> dict[Path, jax.sharding.Sharding]:
   """The sharding of each leaf of a tree; leaves that keep theirs are left."""
-  if sharding is None:
+  if sharding is None or sharding is UNCOMMITTED:
     return {}
   if isinstance(sharding, jax.sharding.Sharding):
     inner = _tree.leaves(tree) if isinstance(tree, Mapping) else {(): tree}
