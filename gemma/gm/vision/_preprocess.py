@@ -104,6 +104,6 @@ def _stack(
 def _as_list(images: Images) -> Sequence[_read.ImageLike]:
   if isinstance(images, np.ndarray | jax.Array):
     return [*images] if images.ndim == 4 else [images]
-  if isinstance(images, list | tuple):
+  if isinstance(images, Sequence) and not isinstance(images, str | bytes):
     return images
   return [images]

@@ -5,7 +5,6 @@ import binascii
 import io
 import os
 from typing import Any
-from typing import BinaryIO
 from typing import TypeAlias
 import urllib.parse
 
@@ -75,7 +74,7 @@ def read_image(image: ImageLike) -> UInt8[np.ndarray, 'H W 3']:
   )
 
 
-def _open(file: BinaryIO, *, name: str) -> np.ndarray:
+def _open(file: io.BytesIO | io.BufferedReader, *, name: str) -> np.ndarray:
   """Decodes a file, of which `name` is told in errors."""
   start = file.read(16)
   if not start:
