@@ -14,6 +14,9 @@ from PIL import Image
 # about a side for each pixel of the result, would fill a gigabyte.
 MAX_SIDE = 65_535
 _CHANNELS = (1, 2, 3, 4)
+# Of floats beyond 0 and 1: what rounding makes of a sum of weights, far less
+# than a level.
+_SLACK = 1e-4
 
 
 def check_size(height: int, width: int, *, name: str) -> None:
@@ -124,10 +127,10 @@ def _from_floats(pixels: np.ndarray) -> np.ndarray:
       'replace them with np.nan_to_num.'
     )
   low, high = pixels.min(), pixels.max()
-  if low < 0 or high > 1:
+  if low < -_SLACK or high > 1 + _SLACK:
     raise ValueError(
       f'The image has floats from {low:g} to {high:g}, and they should be from '
       '0 to 1. For 0 to 255: image.astype(np.uint8); for -1 to 1: '
       '(image + 1) / 2.'
     )
-  return np.rint(pixels * 255).astype(np.uint8)
+  return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)

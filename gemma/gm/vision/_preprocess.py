@@ -54,8 +54,9 @@ def pixel_values(
 ) -> Float32[np.ndarray, 'N S S 3']:
   """What the vision encoder gets to see: resized and normalized, not rounded.
 
-  Equal to the published pipeline within 0.0001. `transformers` resizes in 8
-  bits, and so differs by less than one level of 255 (0.0079).
+  Equal to the published pipeline within 0.0002, which is what that rounds its
+  weights by. `transformers` resizes in 8 bits, which is up to one level of 255
+  (0.0079) away from both; docs/vision.md has the numbers.
 
   >>> from gemma import gm
   >>> import numpy as np

@@ -21,10 +21,11 @@ ImageLike: TypeAlias = (
   str | os.PathLike[str] | bytes | Image.Image | np.ndarray | jax.Array
 )
 
-# PIL knows more, among them EPS, which it gives to an interpreter to run.
+# PIL knows more: EPS, which an interpreter runs, and some without a signature,
+# which anything may pass for.
 _FORMATS = (
   'AVIF', 'BMP', 'GIF', 'HEIF', 'ICO', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM',
-  'QOI', 'TGA', 'TIFF', 'WEBP',
+  'QOI', 'TIFF', 'WEBP',
 )  # fmt: skip
 
 

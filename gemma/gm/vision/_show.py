@@ -40,7 +40,7 @@ def show_patches(
     raise ValueError(f'size={size} should be a multiple of {cells}.')
   pixels = _preprocess.preprocess(image, size=size)[0]
   picture = Image.fromarray(pixels).convert('RGBA')
-  for step, alpha in ((size // cells, 60), (size // _TOKENS, 255)):
+  for step, alpha in ((size // cells, 45), (size // _TOKENS, 255)):
     picture.alpha_composite(_grid(size, step, alpha))
   if numbers:
     _number(picture, size // _TOKENS)
