@@ -76,7 +76,7 @@ def test_every_mode(mode):
     image = images.pil({'La': 'LA', 'RGBa': 'RGBA', 'PA': 'P'}[mode])
     image = image.convert(mode)
   elif mode == 'LAB':
-    image = Image.fromarray(images.picture(37, 53), 'LAB')
+    image = Image.frombytes('LAB', (53, 37), images.picture(37, 53).tobytes())
   else:
     image = images.pil(mode)
   assert image.mode == mode

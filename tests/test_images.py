@@ -103,8 +103,9 @@ GRAY = np.full((2, 3), 0.5)
 
 
 def test_bad_settings():
-  with pytest.raises(ValueError, match='size=0 is not positive'):
-    gm.vision.preprocess(GRAY, size=0)
+  for call in (gm.vision.preprocess, gm.vision.resize_image):
+    with pytest.raises(ValueError, match='size=-1 is not positive'):
+      call(GRAY, size=-1)
   with pytest.raises(ValueError, match='quality=101 is not from 1 to 100'):
     gm.vision.recompress_jpeg(GRAY, quality=101)
   with pytest.raises(ValueError, match='size=100 .* multiple of 64'):

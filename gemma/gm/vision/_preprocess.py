@@ -43,7 +43,8 @@ def preprocess(
     `uint8[N, size, size, 3]`, levels from 0 to 255. `N` is 0 for an empty list.
 
   Raises:
-    ValueError: As `read_image`, with a note on which image it is.
+    ValueError: As `read_image`, with a note on which image it is; or if `size`
+      is not positive.
     TypeError: As `read_image`.
   """
   return _stack(images, size, np.uint8)
@@ -90,6 +91,7 @@ def normalize(
 def _stack(
   images: Images, size: int, dtype: type[np.uint8] | type[np.float32]
 ) -> np.ndarray:
+  _resize.check_size(size)
   listed = _as_list(images)
   out = np.empty((len(listed), size, size, 3), dtype)
   for i, image in enumerate(listed):
@@ -104,7 +106,8 @@ def _stack(
 
 def _as_list(images: Images) -> Sequence[_read.ImageLike]:
   if isinstance(images, np.ndarray | jax.Array):
-    return [*images] if images.ndim == 4 else [images]
+    # On the host: parts of a JAX array are a program for each of its shapes.
+    return [*np.asarray(images)] if images.ndim == 4 else [images]
   if isinstance(images, Sequence) and not isinstance(images, str | bytes):
     return images
   return [images]

@@ -35,8 +35,7 @@ def resize_image(
   Raises:
     ValueError: If `size` is not positive.
   """
-  if size < 1:
-    raise ValueError(f'size={size} is not positive. Gemma 3 takes {SIZE}.')
+  check_size(size)
   pixels = _read.read_image(image)
   out = np.empty((size, size, 3), np.float32)
   for channel in range(3):
@@ -45,3 +44,9 @@ def resize_image(
     band = band.convert('F').resize((size, size), Image.Resampling.BILINEAR)
     out[..., channel] = np.asarray(band)
   return out
+
+
+def check_size(size: int) -> None:
+  """Raises unless there can be an image of this height and width."""
+  if size < 1:
+    raise ValueError(f'size={size} is not positive. Gemma 3 takes {SIZE}.')
