@@ -59,3 +59,17 @@ def folder_of(case, path: pathlib.Path, **kwargs):
   model = make_model(case)
   model.save_pretrained(path, **kwargs)
   return model, gm.from_pretrained(path)
+
+
+def image_levels(image, size: int) -> np.ndarray:
+  """An image as the processor of Gemma 3 has it, as levels of 255."""
+  from transformers.models.gemma3 import image_processing_pil_gemma3 as pil
+
+  processor = pil.Gemma3ImageProcessorPil(
+    size={'height': size, 'width': size},
+    image_mean=[0.5] * 3,
+    image_std=[0.5] * 3,
+  )
+  (values,) = processor(image)['pixel_values']
+  levels = np.moveaxis(np.asarray(values), 0, -1) * 127.5 + 127.5
+  return np.rint(levels).astype(np.uint8)

@@ -2,7 +2,9 @@
 
 `golden/logits/*.npz`: logits of the tiny models by `transformers`, on weights
 that need no file (`cases.Case.params`). `golden/trees/*.txt`: the parameters of
-the released sizes. Both are compared in `test_golden.py`.
+the released sizes. Both are compared in `test_golden.py`. `golden/images.npz`:
+the images of `images.py` as `transformers` makes them 32 x 32, compared in
+`test_images.py`.
 """
 
 import pathlib
@@ -14,6 +16,7 @@ import numpy as np
 import cases
 from gemma import gm
 import hf
+import images
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
 
@@ -30,6 +33,15 @@ def main() -> None:
     np.savez_compressed(FOLDER / 'logits' / f'{case}.npz', logits=logits)
   for name, model in gm.nn.PRESETS.items():
     (FOLDER / 'trees' / f'{name}.txt').write_text(cases.tree_of(model()))
+  write_images()
+
+
+def write_images() -> None:
+  """Writes `golden/images.npz`."""
+  levels = {
+    name: hf.image_levels(image, 32) for name, image in images.CASES.items()
+  }
+  np.savez_compressed(FOLDER / 'images.npz', **levels)
 
 
 if __name__ == '__main__':

@@ -4,9 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+from PIL import Image
 import pytest
 
 from gemma import gm
+import images
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -77,3 +79,9 @@ def test_tiny_model_benchmark(text):
 )
 def test_benchmark(script, args, expected):
   assert expected in run(f'benchmarks/{script}.py', *args)
+
+
+def test_images_benchmark(tmp_path):
+  path = tmp_path / 'image.png'
+  Image.fromarray(images.picture(9, 12)).save(path)
+  assert '| 9 x 12 | preprocess | 0.' in run('benchmarks/images.py', path)
