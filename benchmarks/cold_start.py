@@ -8,7 +8,13 @@ The model has the shapes of Gemma 3 270M and random weights in bfloat16, in a
 Hugging Face folder that `gm.ckpts.save_hf` writes first. `cold` compiles
 everything; `warm` finds it in JAX's compilation cache.
 
-TABLE
+On 2 cores of a virtual machine, JAX 0.10.2, torch 2.13:
+
+| side | import | load | first token | peak MiB |
+|---|---|---|---|---|
+| ours, cold | 0.74 | 1.76 | 6.27 | 981 |
+| ours, warm | 0.73 | 1.22 | 3.32 | 963 |
+| transformers | 1.69 | 3.51 | 3.63 | 912 |
 """
 
 import json

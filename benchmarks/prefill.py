@@ -9,7 +9,15 @@ call has resident above what was there before, the cache included.
 Weights are random. Ours goes in chunks of 1024, as the sampler does;
 `transformers` (sdpa) and the published package take the prompt whole.
 
-TABLE
+On 2 cores of a virtual machine, JAX 0.10.2, transformers 5.23, the published
+package 3.3.0 on JAX 0.7.2, in one run; tokens per second, and MiB.
+
+| row | ours | transformers | published | ours | transformers | published |
+|---|---|---|---|---|---|---|
+| bfloat16, 512 tokens | 1,613 | 1,214 | 149 | 48 | 23 | 417 |
+| bfloat16, 2048 tokens | 1,430 | 673 | 238 | 103 | 103 | 624 |
+| bfloat16, 8192 tokens | 1,132 | 247 | 143 | 153 | 558 | 3,301 |
+| float32, 512 tokens | 1,164 | 557 | 817 | 51 | 45 | 347 |
 """
 
 from collections.abc import Callable

@@ -34,6 +34,7 @@ def test_slot_index_is_the_newest_token_of_the_slot(length):
   np.testing.assert_array_equal(np.maximum(index, -1), expected)
 
 
+@pytest.mark.slow
 def test_a_ring_holds_the_last_window_of_each_row():
   """Whatever the chunks, and however ragged the rows."""
   rng = np.random.RandomState(0)
