@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gemma.gm.nn import _config
 from gemma.gm.nn import _transformer
+from gemma.gm.vision import _vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,9 @@ def summarize(model: _transformer.Transformer, name: str = '') -> Summary:
     rows = _rows(params[f'layer_{same[0]}'], '', layers=len(same))
     groups.append(Group(f'{len(same)} x {describe(spec)}', rows))
   groups.append(Group('Head', _rows(params['final_norm'], 'final_norm')))
+  if model.config.vision_encoder is not None:
+    vision = params['vision_encoder']['siglip_encoder']
+    groups += _vision_groups(vision, model.config.vision_encoder.siglip_encoder)
   return Summary(name or type(model).__name__, model.config, tuple(groups))
 
 
@@ -146,6 +150,19 @@ def describe(spec: _config.LayerSpec) -> str:
       kind = 'global layer'
   out = f'{kind}, RoPE base {rope.base:,.0f}'
   return out + (f' / {rope.scale_factor:g}' if rope.scale_factor != 1 else '')
+
+
+def _vision_groups(
+  params: dict[str, Any], vit: _vit.ViTModel
+) -> Iterator[Group]:
+  """The layers of a vision encoder, and what is around them."""
+  layers = [
+    params['Transformer'].pop(f'encoderblock_{i}') for i in range(vit.depth)
+  ]
+  yield Group('Vision encoder', _rows(params, ''))
+  yield Group(
+    f'{vit.depth} x vision layer', _rows(layers[0], '', layers=vit.depth)
+  )
 
 
 def _rows(params: Any, prefix: str, layers: int = 1) -> tuple[Row, ...]:
