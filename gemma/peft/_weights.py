@@ -20,6 +20,13 @@ _SUMMED = {
   'linear': (0,),  # FD
 }
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
+# What reads images and audio stays as it is: small, and sensitive.
+_OTHERS = (
+  'vision_encoder',
+  'audio_encoder',
+  'mm_input_projection',
+  'audio_input_projection',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,8 @@ def weights(
 ) -> Iterator[Weight]:
   """All weights of linear maps in a tree; tables and scales are none.
 
+  Those that read images and audio are left out.
+
   Args:
     params: Nested dicts of arrays or shapes.
     key: What a module calls its weight.
@@ -54,6 +63,8 @@ def weights(
     ValueError: If it cannot be told which axes of a weight are summed over.
   """
   for name, value in params.items():
+    if name in _OTHERS:
+      continue
     if isinstance(value, Mapping):
       yield from weights(value, key, (*path, name))
     elif name == key or name in _LEAVES:
