@@ -82,7 +82,7 @@ def test_bfloat16(both):
   assert np.sqrt(np.mean(np.square(difference))) < 2e-2 * exact.std()
 
 
-@pytest.mark.parametrize('cuts', [(), (5, 13, 20), (16,)])
+@pytest.mark.parametrize('cuts', [(), (5, 13, 18), (16,)])
 def test_greedy_tokens(both, cuts):
   """32 tokens behind two images, fed in chunks into a cache."""
   theirs, ours = both
