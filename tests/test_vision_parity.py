@@ -9,6 +9,7 @@ import pytest
 
 import cases
 from gemma import gm
+from gemma.gm.vision import _patches
 
 hf = pytest.importorskip('hf', reason='needs torch and transformers')
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
@@ -129,6 +130,19 @@ def test_what_we_save_they_read(both, tmp_path):
     hf.picture_logits(again, tokens, CASE.images()),
     hf.picture_logits(theirs, tokens, CASE.images()),
   )
+
+
+@pytest.mark.parametrize('size', [(16, 16), (40, 24), (7, 50)])
+def test_pixels_of_the_image_processor(size, tmp_path):
+  """By the file beside the weights; they round to integers after resizing."""
+  import transformers
+
+  gm.ckpts.save_hf(tmp_path / 'm', model=CASE.model, params=CASE.params)
+  processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'm')
+  image = np.random.RandomState(0).randint(0, 256, (*size, 3)).astype(np.uint8)
+  theirs = processor(image, return_tensors='np')['pixel_values'][0]
+  ours = _patches.fit(jnp.asarray(image), height=16, width=16)
+  assert np.abs(ours - theirs.transpose(1, 2, 0)).max() < 1.01 / 127.5
 
 
 def test_image_longer_than_the_window(both):

@@ -136,9 +136,10 @@ def _projector() -> Iterator[Row]:
 
 
 def _vision(vit: _vit.ViTModel) -> Iterator[Row]:
+  where = 'embeddings.position_embedding.weight'
   rows = [
     *_affine('embedding', 'embeddings.patch_embedding', 'W c p q -> p q c W'),
-    Row('pos_embedding', ('embeddings.position_embedding.weight',), _FIRST),
+    Row('pos_embedding', (where,), '(n P) W -> n P W', heads=1),
     *_layer_norm('Transformer/encoder_norm', 'post_layernorm'),
   ]
   for i in range(vit.depth):
@@ -181,7 +182,6 @@ def _layer_norm(path: str, name: str) -> Iterator[Row]:
   yield Row(f'{path}/bias', (f'{name}.bias',))
 
 
-_FIRST = 'P W -> 1 P W'  # Has a batch axis of its own.
 _TOWER, _PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 _TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
 _VISION = re.compile(

@@ -112,6 +112,25 @@ def to_hf(
   return out
 
 
+def preprocessor(encoder: _siglip.SigLiPFromPatches) -> dict[str, Any]:
+  """The `preprocessor_config.json` that says what we do inside the model."""
+  return {
+    'image_processor_type': 'Gemma3ImageProcessor',
+    'processor_class': 'Gemma3Processor',
+    'image_seq_length': encoder.num_mm_tokens_per_image,
+    'do_resize': True,
+    'size': {'height': encoder.image_height, 'width': encoder.image_width},
+    'resample': 2,  # Bilinear.
+    'do_rescale': True,
+    'rescale_factor': 1 / 255,
+    'do_normalize': True,
+    'image_mean': [0.5] * 3,
+    'image_std': [0.5] * 3,
+    'do_convert_rgb': None,
+    'do_pan_and_scan': None,
+  }
+
+
 def _check_inverse(
   mine: _siglip.SigLiPFromPatches, theirs: _siglip.SigLiPFromPatches
 ) -> None:

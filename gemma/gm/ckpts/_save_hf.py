@@ -15,6 +15,7 @@ import safetensors.numpy
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_vision
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _transformer
 
@@ -51,6 +52,10 @@ def save_hf(
     config = _hf_config.to_hf(model.config)
     config['dtype'] = str(params['embedder']['input_embedding'].dtype)
     _write_json(folder / 'config.json', config)
+    encoder = model.config.vision_encoder
+    if encoder is not None:
+      content = _hf_vision.preprocessor(encoder)
+      _write_json(folder / 'preprocessor_config.json', content)
     if tokenizer is not None:
       for name, content in tokenizer.hf_files().items():
         (folder / name).write_bytes(content)

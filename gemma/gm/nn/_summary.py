@@ -104,9 +104,11 @@ class Summary:
 
   def __str__(self) -> str:
     lines = [self.name]
+    paths = [row.path for group in self.groups for row in group.rows]
+    width = max(32, *map(len, paths))
     for group in self.groups:
       lines += ['', group.title]
-      lines += [_line(row) for row in group.rows]
+      lines += [_line(row, width) for row in group.rows]
     lines += ['']
     lines += [f'{label:<50}{value:>28}' for label, value in self.totals()]
     return '\n'.join(lines)
@@ -174,9 +176,9 @@ def _rows(params: Any, prefix: str, layers: int = 1) -> tuple[Row, ...]:
   )
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, width: int) -> str:
   shape = ' x '.join(f'{n:,}' for n in row.shape)
   return (
-    f'  {row.path:<32}{shape:>22}{row.size:>18,}'
+    f'  {row.path:<{width}}{shape:>22}{row.size:>18,}'
     f'{row.nbytes / 2**20:>12,.2f} MiB'
   )

@@ -6,8 +6,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.vision._expand import PLACEHOLDER as PLACEHOLDER
   from gemma.gm.vision._expand import ImageTokens as ImageTokens
   from gemma.gm.vision._expand import expand as expand
-  from gemma.gm.vision._pixels import normalize as normalize
-  from gemma.gm.vision._pixels import patchify as patchify
+  from gemma.gm.vision._patches import patchify as patchify
   from gemma.gm.vision._siglip import SigLiPFromPatches as SigLiPFromPatches
   from gemma.gm.vision._siglip import siglip as siglip
   from gemma.gm.vision._vit import VisionExit as VisionExit

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Num
 
-from gemma.gm.vision import _pixels
+from gemma.gm.vision import _patches
 from gemma.gm.vision import _vit
 
 
@@ -59,10 +59,10 @@ class SigLiPFromPatches(nn.Module):
     Args:
       images: Pixels from 0 to 255.
     """
-    images = _pixels.normalize(
+    images = _patches.fit(
       images, height=self.image_height, width=self.image_width
     )
-    return _pixels.patchify(images, self.siglip_encoder.patch_size)
+    return _patches.patchify(images, self.siglip_encoder.patch_size)
 
   def __call__(
     self, *, patches: Float[Array, '*B P E'], is_training: bool

@@ -1,4 +1,4 @@
-"""Pixels as the vision encoder takes them.
+"""Arrays of pixels to patches, inside of a compiled model.
 
 Axes: *B any batch dims, Y and X rows and columns of an image, H and W those
 that the encoder takes, C channels, P patches, E elements of a patch.
@@ -14,10 +14,10 @@ from jaxtyping import Num
 _MIDDLE = 127.5  # Of the 256 values of a channel.
 
 
-def normalize(
+def fit(
   images: Num[Array, '*B Y X C'], *, height: int, width: int
 ) -> Float[Array, '*B H W C']:
-  """Images in the encoder's size, with values in [-1, 1].
+  """Images in the encoder's size, normalized to [-1, 1].
 
   The ratio of the sides is not kept. Smaller images are anti-aliased: each
   pixel is a weighted mean of all that it covers, in float32 and unrounded.
