@@ -20,7 +20,7 @@ def adapters(params, rank=3):
   """Random adapters of all weights, float32."""
   flat = traverse_util.flatten_dict(params)
   out, rng = {}, np.random.RandomState(0)
-  for weight in _weights.weights(params):
+  for weight in _weights.weights(_weights.without_media(params)):
     w = flat[weight.path]
     kept = [n for i, n in enumerate(w.shape) if i not in weight.summed]
     where = (*weight.stand_in('LoRAEinsum'), 'lora')

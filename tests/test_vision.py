@@ -336,6 +336,13 @@ BAD = {
     lambda: CASE.apply(ROW, images=IMAGE / 255),
     'images are float64 from 0.78.* to 0.78.*0 to 255',
   ),
+  'no pixels': (
+    lambda: CASE.apply(ROW, images=IMAGE > 100), 'images are bool. Give pixels'
+  ),
+  'normalized': (
+    lambda: CASE.apply(ROW, images=jnp.asarray(IMAGE) / 127.5 - 1.5),
+    'images are float32 from 0.06.* to 0.06',
+  ),
   'positions': (
     lambda: CASE.apply(ROW, images=IMAGE, positions=np.arange(3)[None]),
     r'positions have shape \(1, 3\), tokens \(1, 10\) with room for the images',

@@ -20,8 +20,7 @@ _SUMMED = {
   'linear': (0,),  # FD
 }
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
-# What reads images and audio stays as it is: small, and sensitive.
-_OTHERS = (
+_MEDIA = (
   'vision_encoder',
   'audio_encoder',
   'mm_input_projection',
@@ -52,8 +51,6 @@ def weights(
 ) -> Iterator[Weight]:
   """All weights of linear maps in a tree; tables and scales are none.
 
-  Those that read images and audio are left out.
-
   Args:
     params: Nested dicts of arrays or shapes.
     key: What a module calls its weight.
@@ -63,13 +60,20 @@ def weights(
     ValueError: If it cannot be told which axes of a weight are summed over.
   """
   for name, value in params.items():
-    if name in _OTHERS:
-      continue
     if isinstance(value, Mapping):
       yield from weights(value, key, (*path, name))
     elif name == key or name in _LEAVES:
       here = (*path, name)
       yield Weight(here, _summed(here, value.shape, params))
+
+
+def without_media(params: Mapping[str, Any]) -> dict[str, Any]:
+  """A tree without what serves images and audio only."""
+  return {
+    name: without_media(value) if isinstance(value, Mapping) else value
+    for name, value in params.items()
+    if name not in _MEDIA
+  }
 
 
 def _summed(

@@ -110,15 +110,16 @@ def _check_pixels(images: Any) -> None:
   """Raises on images that are black to the model, as those of [0, 1] are."""
   if isinstance(images, jax.core.Tracer):
     return
-  pixels = np.asarray(images)
-  if pixels.dtype.kind == 'f' and pixels.size:
-    low, high = pixels.min(), pixels.max()
+  # Integers stay where they are.
+  pixels = images if isinstance(images, jax.Array) else np.asarray(images)
+  if jnp.issubdtype(pixels.dtype, jnp.floating) and pixels.size:
+    low, high = float(pixels.min()), float(pixels.max())
     if not 0 <= low <= high <= 255 or 0 < high <= 1:
       raise ValueError(
         f'images are {pixels.dtype} from {low:g} to {high:g}. Give pixels from '
         '0 to 255: they are normalised inside of the model.'
       )
-  elif pixels.dtype.kind not in 'uif':
+  elif pixels.dtype == bool or not jnp.issubdtype(pixels.dtype, jnp.number):
     raise ValueError(
       f'images are {pixels.dtype}. Give pixels from 0 to 255, as uint8.'
     )
