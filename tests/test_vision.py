@@ -176,6 +176,18 @@ def test_without_images_it_is_the_text_model():
   np.testing.assert_array_equal(plain, out)
 
 
+def test_samplers_take_the_model_for_text():
+  text = dataclasses.replace(CASE.config, vision_encoder=None)
+  text = cases.Case(CASE.name, text)
+  answers = [
+    case.sampler()
+    .sample(case.prompts(5, 9), max_new_tokens=8, return_state=True)
+    .token_ids
+    for case in (CASE, text)
+  ]
+  assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize('frozen', [True, False])
 def test_gradients(frozen):
   encoder = CASE.config.vision_encoder
@@ -293,7 +305,7 @@ def replaced(**fields):
   )
 
 
-ROW = np.array([[2, 290, 5]])
+ROW, ROOM = np.array([[2, 290, 5]]), np.array([[2, -2, -2, -2, -2, 5]])
 IMAGE = np.full((1, 16, 16, 3), 200, np.uint8)
 BAD = {
   'text only': (
@@ -309,12 +321,16 @@ BAD = {
     '1 images in a row, but the prompts have at most 2',
   ),
   'no soft tokens': (
-    lambda: CASE.apply(np.array([[2, -2, 5]])),
-    'Row 0 has 1 placeholders .-2., but 0 soft_tokens were given',
+    lambda: CASE.apply(ROOM),
+    'Row 0 has 4 placeholders .-2., but 0 soft_tokens were given',
   ),
   'room and images': (
-    lambda: CASE.apply(np.array([[2, -2, 5]]), images=IMAGE),
-    'Row 0 has 1 placeholders.*leave room for them to the model: 290',
+    lambda: CASE.apply(ROOM, images=IMAGE),
+    'Row 0 has 4 placeholders.*leave room for them to the model: 290',
+  ),
+  'half an image': (
+    lambda: CASE.apply(ROOM[:, 3:], soft_tokens=np.zeros((1, 4, 32))),
+    'Row 0 has 2 placeholders .-2., but an image has 4.*in one call',
   ),
   'both': (
     lambda: CASE.apply(ROW, images=IMAGE, soft_tokens=np.zeros((1, 4, 32))),

@@ -88,15 +88,7 @@ def check_places(
   if config.vision_encoder is None or isinstance(tokens, jax.core.Tracer):
     return
   ids = np.asarray(tokens).reshape(-1, tokens.shape[-1])
-  places = (ids == _expand.PLACEHOLDER).sum(axis=1)
-  have = 0 if soft_tokens is None else soft_tokens.shape[-2]
-  if places.max() > have:
-    row = int(places.argmax())
-    raise ValueError(
-      f'Row {row} has {places[row]} placeholders ({_expand.PLACEHOLDER}), but '
-      f'{have} soft_tokens were given. With images, leave room for them to the '
-      f'model: {config.image_tokens.start} stands for an image.'
-    )
+  _check_room(config, ids, soft_tokens)
   starts = (ids == config.image_tokens.start).sum(axis=1)
   if images is not None and starts.max() != images.shape[-4]:
     raise ValueError(
@@ -104,6 +96,31 @@ def check_places(
       f'{starts.max()} <start_of_image> ({config.image_tokens.start}). Add or '
       'remove placeholders.'
     )
+
+
+def _check_room(
+  config: _config.TransformerConfig,
+  ids: np.ndarray,
+  soft_tokens: jax.Array | None,
+) -> None:
+  """Raises on more places than soft tokens, and on parts of an image."""
+  count, have = 1, 0
+  if config.vision_encoder is not None:
+    count = config.vision_encoder.num_mm_tokens_per_image
+  if soft_tokens is not None:
+    have = soft_tokens.shape[-2]
+  for row, n in enumerate((ids == _expand.PLACEHOLDER).sum(axis=1)):
+    found = f'Row {row} has {n} placeholders ({_expand.PLACEHOLDER})'
+    if n % count:
+      raise ValueError(
+        f'{found}, but an image has {count}. All of one image must be in one '
+        'call: they see each other.'
+      )
+    if n > have:
+      raise ValueError(
+        f'{found}, but {have} soft_tokens were given. With images, leave room '
+        f'for them to the model: {config.image_tokens.start} stands for one.'
+      )
 
 
 def _check_pixels(images: Any) -> None:
