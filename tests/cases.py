@@ -14,6 +14,8 @@ from gemma.gm.nn import _config
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _sampler
 from gemma.gm.text import _tokenizer
+from gemma.gm.vision import _expand
+from gemma.gm.vision import _siglip
 
 LENGTH = 24  # Four times the window.
 _WINDOW = 6
@@ -76,6 +78,21 @@ class Case:
       tokenizer=_tokenizer.Gemma3TinyTokenizer(),
       **{**small, **fields},
     )
+
+  def images(self, rows: int = 3, count: int = 2) -> np.ndarray:
+    """Random images of the size that the encoder takes."""
+    rng = np.random.RandomState(zlib.crc32(self.name.encode()))
+    return rng.randint(0, 256, (rows, count, 16, 16, 3)).astype(np.uint8)
+
+  def picture_prompts(self) -> np.ndarray:
+    """Three rows with two images, one image, and padding before two images."""
+    start = self.config.image_tokens.start
+    tokens = self.tokens(3, 16) % 280 + 1
+    tokens[0, [3, 9]] = start
+    tokens[1, 6] = start
+    tokens[2, :5] = 0
+    tokens[2, [7, 8]] = start
+    return tokens
 
   def __str__(self) -> str:
     return self.name
@@ -141,6 +158,23 @@ CASES = (
   ),
   _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
   _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
+)
+# 4 soft tokens for an image of 16 patches, inside a window of 6.
+VISION = _case(
+  'gemma3_vision',
+  **_GEMMA3,
+  num_kv_heads=2,
+  global_scale_factor=8.0,
+  vision_encoder=_siglip.siglip(
+    image_size=16,
+    patch_size=4,
+    soft_tokens=4,
+    width=24,
+    depth=2,
+    mlp_dim=40,
+    num_heads=3,
+  ),
+  image_tokens=_expand.ImageTokens(start=290, end=291, newlines=7, soft=299),
 )
 # On these alone run the fast tests; between them they have most features.
 FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'

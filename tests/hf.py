@@ -17,11 +17,16 @@ def make_model(case, seed=0):
   """A `transformers` model of a case, with random weights of its own."""
   config = _hf_config.to_hf(case.config)
   config['max_position_embeddings'] = 512
+  if 'vision_config' in config:
+    config['text_config']['max_position_embeddings'] = 512
   model_type = config.pop('model_type')
   torch.manual_seed(seed)
   config = transformers.AutoConfig.for_model(model_type, **config)
   config._attn_implementation = 'eager'  # Soft caps are dropped by others.
-  model = transformers.AutoModelForCausalLM.from_config(config)
+  auto = transformers.AutoModelForCausalLM
+  if case.config.vision_encoder is not None:
+    auto = transformers.AutoModelForImageTextToText
+  model = auto.from_config(config)
   for name, param in model.named_parameters():
     torch.nn.init.normal_(param, 0, 0.3 if 'norm' in name else 0.2)
   return model.eval()
@@ -41,6 +46,46 @@ def logits(model, tokens: np.ndarray) -> np.ndarray:
   positions = (real.cumsum(1) - 1).clamp(min=0)
   with torch.no_grad():
     out = model(tokens, attention_mask=real.long(), position_ids=positions)
+  return out.logits.float().numpy()
+
+
+def read_picture_model(folder: pathlib.Path):
+  """A folder with a vision encoder, as `transformers` reads it."""
+  return transformers.AutoModelForImageTextToText.from_pretrained(
+    folder, attn_implementation='eager', dtype=torch.float32
+  ).eval()
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+  """Images of the encoder's size, one after the other, as it takes them."""
+  images = torch.tensor(np.asarray(images, np.float32))
+  images = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2)
+  return (images / 255 - 0.5) / 0.5
+
+
+def soft_tokens(model, images: np.ndarray) -> np.ndarray:
+  with torch.no_grad():
+    out = model.get_image_features(pixels(images))
+  return getattr(out, 'pooler_output', out).numpy()
+
+
+def picture_logits(model, tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
+  """Logits of tokens with room for images, each row with its first ones."""
+  tokens, soft = torch.tensor(np.asarray(tokens)).long(), -2
+  real, here = tokens != 0, tokens == soft
+  positions = (real.cumsum(1) - 1).clamp(min=0)
+  shown = [
+    row[: int(count) // model.config.mm_tokens_per_image]
+    for row, count in zip(images, here.sum(1), strict=True)
+  ]
+  with torch.no_grad():
+    out = model(
+      torch.where(here, model.config.image_token_id, tokens),
+      pixel_values=pixels(np.concatenate(shown)),
+      attention_mask=real.long(),
+      position_ids=positions,
+      token_type_ids=here.long(),
+    )
   return out.logits.float().numpy()
 
 

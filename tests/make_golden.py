@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import cases
@@ -31,6 +32,7 @@ def main() -> None:
       gm.ckpts.save_hf(path, model=case.model, params=case.params)
       logits = hf.logits(hf.read_model(path), case.tokens())
     np.savez_compressed(FOLDER / 'logits' / f'{case}.npz', logits=logits)
+  write_vision(cases.VISION)
   for name, model in gm.nn.PRESETS.items():
     (FOLDER / 'trees' / f'{name}.txt').write_text(cases.tree_of(model()))
   write_images()
@@ -42,6 +44,23 @@ def write_images() -> None:
     name: hf.image_levels(image, 32) for name, image in images.CASES.items()
   }
   np.savez_compressed(FOLDER / 'images.npz', **levels)
+
+
+def write_vision(case: cases.Case) -> None:
+  """Logits of prompts with images, with room for them made by us."""
+  encoder = case.config.vision_encoder
+  tokens, _ = gm.vision.expand(
+    jnp.asarray(case.picture_prompts()),
+    images=2,
+    count=encoder.num_mm_tokens_per_image,
+    ids=case.config.image_tokens,
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'model'
+    gm.ckpts.save_hf(path, model=case.model, params=case.params)
+    model = hf.read_picture_model(path)
+    logits = hf.picture_logits(model, np.asarray(tokens), case.images())
+  np.savez_compressed(FOLDER / 'logits' / f'{case}.npz', logits=logits)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ def adapters(params, rank=3):
   """Random adapters of all weights, float32."""
   flat = traverse_util.flatten_dict(params)
   out, rng = {}, np.random.RandomState(0)
-  for weight in _weights.weights(params):
+  for weight in _weights.weights(_weights.without_media(params)):
     w = flat[weight.path]
     kept = [n for i, n in enumerate(w.shape) if i not in weight.summed]
     where = (*weight.stand_in('LoRAEinsum'), 'lora')
@@ -79,7 +79,7 @@ def test_fuse_of_flax_layers():
   same(fused, {'Dense_0': {'kernel': jnp.ones((2, 3))}})
 
 
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
 def test_folder_round_trip(case, tmp_path):
   lora = adapters(case.params)
   params = peft.merge_params(case.params, lora)
@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')  # Those of peft and transformers.
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
 def test_peft_opens_what_is_saved(case, tmp_path):
   import peft as hf_peft
 
@@ -180,9 +180,12 @@ def test_peft_opens_what_is_saved(case, tmp_path):
   gm.ckpts.save_adapter(tmp_path / 'a', model=case.model, params=params)
   tokens = case.tokens()
   ours = case.model.apply({'params': params}, tokens).logits
+  vision = case.config.vision_encoder is not None
+  read = hf.read_picture_model if vision else hf.read_model
   model = hf_peft.PeftModel.from_pretrained(
-    hf.read_model(tmp_path / 'base'), tmp_path / 'a'
+    read(tmp_path / 'base'), tmp_path / 'a'
   )
+  assert not any('vision_tower' in m for m in model.targeted_module_names)
   np.testing.assert_allclose(hf.logits(model, tokens), ours, atol=5e-5)
 
 

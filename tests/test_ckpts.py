@@ -156,7 +156,9 @@ def test_bundled_model(tiny):
 def test_rows_of_a_file(preset, rows, read):
   """How many rows of a table count, whatever the size's own number is."""
   file = _hf_config.to_hf(gm.nn.PRESETS[preset]().config)
-  config = _hf_config.from_hf(file | {'vocab_size': rows})
+  text = file.get('text_config', file)
+  text['vocab_size'] = rows
+  config = _hf_config.from_hf(file)
   assert config.num_embed == read
   stored = jax.ShapeDtypeStruct((rows, config.embed_dim), jnp.bfloat16)
   row = next(_hf_layout.table(config))
@@ -168,6 +170,6 @@ def test_rows_that_we_write_are_those_we_read(rows, tokens):
   config = gm.nn.Gemma3_4B().config
   config = dataclasses.replace(config, num_embed=rows, vocab_size=tokens)
   file = _hf_config.to_hf(config)
-  assert file['vocab_size'] == rows
+  assert file['text_config']['vocab_size'] == rows
   read = _hf_config.from_hf(file)
   assert (read.num_embed, read.vocab_size) == (rows, tokens)

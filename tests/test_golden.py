@@ -7,6 +7,8 @@ import pytest
 
 import cases
 from gemma import gm
+from gemma.gm.ckpts import _hf_config
+from gemma.gm.ckpts import _targets
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -20,9 +22,14 @@ COUNTS = {
   'Gemma2_27B': (27_227_718_144, 27_227_128_320),
   'Gemma3_270M': (268_098_176, 268_098_176),
   'Gemma3_1B': (999_885_952, 999_885_952),
-  'Gemma3_4B': (3_880_099_328, 3_880_099_328),
-  'Gemma3_12B': (11_765_788_416, 11_765_788_416),
-  'Gemma3_27B': (27_009_002_240, 27_009_002_240),
+  'Gemma3_4B': (4_299_915_632, 4_300_079_472),
+  'Gemma3_12B': (12_187_079_280, 12_187_325_040),
+  'Gemma3_27B': (27_432_062_576, 27_432_406_640),
+}
+TEXT_COUNTS = {
+  'Gemma3_4B': 3_880_099_328,
+  'Gemma3_12B': 11_765_788_416,
+  'Gemma3_27B': 27_009_002_240,
 }
 
 
@@ -46,8 +53,19 @@ def test_parameter_count(name):
   assert summary.size == orbax
   config = summary.config
   rows = config.vocab_size or config.num_embed
-  spare = (config.num_embed - rows) * config.embed_dim
-  assert summary.size - spare == hugging_face
+  more = _hf_config.padding_rows(config) + rows - config.num_embed
+  assert summary.size + more * config.embed_dim == hugging_face
+
+
+@pytest.mark.parametrize('name', TEXT_COUNTS)
+def test_parameter_count_of_the_text_only(name):
+  model = gm.nn.PRESETS[name](text_only=True)
+  assert gm.nn.summarize(model).size == TEXT_COUNTS[name]
+  assert not any(map(_is_multimodal, cases.tree_of(model).splitlines()))
+
+
+def _is_multimodal(line):
+  return _targets.is_multimodal(tuple(line.split()[0].split('/')))
 
 
 def test_summary_of_gemma2_2b():

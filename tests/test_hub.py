@@ -180,7 +180,7 @@ def test_no_network(home, tmp_path):
   nowhere = {'HF_ENDPOINT': 'http://127.0.0.1:9'}
   assert COMMIT in python(OPEN % 'hf://org/tiny', home, **nowhere)
   error = python(OPEN % 'hf://org/tiny', tmp_path, **nowhere)
-  assert 'fetching them failed (ConnectError' in error
+  assert 'fetching them failed (Connect' in error
   assert 'Check the network, the proxy' in error
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gemma import gm
+from gemma.gm.math import _mask
 
 WINDOW = 6
 
@@ -42,6 +43,9 @@ def masks(queries, keys):
   holes = np.where(np.arange(keys) % 5 == 2, -1, index)
   nothing = np.full_like(index, -1)
   dense = np.random.RandomState(1).rand(2, queries, keys) < 0.5
+  inside = jnp.asarray(image_of(index) >= 0)
+  q_last = _mask.last_of_runs(jnp.asarray(index), inside)
+  q_last = q_last[:, keys - queries :]
   # The model sees JAX arrays.
   index, q_index, ring, holes, nothing, dense = map(
     jnp.asarray, (index, q_index, ring, holes, nothing, dense)
@@ -61,7 +65,16 @@ def masks(queries, keys):
     'both ways': gm.math.Mask(
       q_index=q_index, k_index=index, causal=False, window=WINDOW
     ),
+    'images': gm.math.Mask(q_index=q_index, k_index=index, q_last=q_last),
+    'images window': gm.math.Mask(
+      q_index=q_index, k_index=ring, q_last=q_last, window=3
+    ),
   }
+
+
+def image_of(index):
+  """Four of nine tokens are an image."""
+  return np.where((index % 9 >= 3) & (index % 9 <= 6), index // 9, -1)
 
 
 KINDS = tuple(masks(1, 1))
@@ -75,9 +88,10 @@ def visible(mask):
   out = np.zeros((2, queries, keys), bool)
   for b, t, s in np.ndindex(2, queries, keys):
     i, j = q_index[b, t], k_index[b, s]
+    same_image = mask.q_last is not None and image_of(i) == image_of(j) >= 0
     out[b, t, s] = (
       j >= 0
-      and (j <= i or not mask.causal)
+      and (j <= i or not mask.causal or same_image)
       and (mask.window is None or abs(i - j) < mask.window)
       and (dense is None or dense[b, t, j])
     )

@@ -111,6 +111,8 @@ def decode_loop(dtype, batch, change=lambda params: params):
 @pytest.mark.parametrize('batch', [1, 8])
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
 def test_a_decode_loop_copies_neither_weights_nor_cache(batch, dtype):
+  if jax.__version_info__ < (0, 10) and dtype == jnp.bfloat16:
+    pytest.skip('The compiler of older versions copies bfloat16 whatever we do')
   temporary, weights, cache = decode_loop(dtype, batch)
   assert temporary < sum(x.nbytes for x in weights) / 16
   assert temporary < cache.nbytes

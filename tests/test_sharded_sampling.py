@@ -51,7 +51,8 @@ def test_batch_over_devices(sampler, kind):
 
 
 def test_rows_that_do_not_divide(sampler):
-  mesh = jax.make_mesh((4,), ('devices',))
+  kind = jax.sharding.AxisType.Explicit
+  mesh = jax.make_mesh((4,), ('devices',), axis_types=(kind,))
   rows = NamedSharding(mesh, PartitionSpec('devices'))
   with pytest.raises(ValueError, match='do not divide'):
     sampler.sample(PROMPTS[:3], sharding=rows)

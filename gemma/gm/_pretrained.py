@@ -88,7 +88,7 @@ def from_pretrained(
     on_progress=on_progress,
   )
   model = _transformer.Transformer(
-    config=_load_hf.read_config(folder),
+    config=_load_hf.read_config(folder, text_only=text_only),
     dtype=_weights.dtype_of(params),
   )
   return Pretrained(model, params, folder)

@@ -67,7 +67,8 @@ def quantize(
   A weight becomes `{'kernel': integers, 'scale': ...}` and stands for
   `kernel / scale`, with a scale in the dtype of the weight for each output
   channel, from the largest weight in it; no data is needed. Embedding tables
-  stay as they are. Models of `gm.nn` compute with the result as it is.
+  stay as they are, and what reads images and audio: it is small, and soft
+  tokens are sensitive. Models of `gm.nn` compute with the result as it is.
 
   ```python
   >>> import jax.numpy as jnp
@@ -95,7 +96,8 @@ def quantize(
     return dict(params)
   integers_of(method)
   flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
-  for weight in _weights.weights(params, checkpoint_kernel_key):
+  text = _weights.without_media(params)
+  for weight in _weights.weights(text, checkpoint_kernel_key):
     kernel, scale = quantize_array(flat.pop(weight.path), weight.summed, method)
     where = weight.path[:-1] if in_place_keys else weight.stand_in('IntEinsum')
     flat[(*where, 'kernel')], flat[(*where, 'scale')] = kernel, scale

@@ -20,6 +20,12 @@ _SUMMED = {
   'linear': (0,),  # FD
 }
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
+_MEDIA = (
+  'vision_encoder',
+  'audio_encoder',
+  'mm_input_projection',
+  'audio_input_projection',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +65,15 @@ def weights(
     elif name == key or name in _LEAVES:
       here = (*path, name)
       yield Weight(here, _summed(here, value.shape, params))
+
+
+def without_media(params: Mapping[str, Any]) -> dict[str, Any]:
+  """A tree without what serves images and audio only."""
+  return {
+    name: without_media(value) if isinstance(value, Mapping) else value
+    for name, value in params.items()
+    if name not in _MEDIA
+  }
 
 
 def _summed(

@@ -30,6 +30,7 @@ from gemma.peft import _weights
 _CONFIG = 'adapter_config.json'
 _WEIGHTS = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
+_TOWER = 'language_model.'  # The text model, where there is another beside it.
 # What PEFT can do beyond `B A`, and what it must be for us to read it.
 _ONLY = {
   'use_dora': False,
@@ -72,6 +73,7 @@ def save_adapter(
   rows = {_place(row): row for row in _linear_rows(model)}
   found = {path[:-1] for path in flat}
   problems = [f'unknown: {"/".join(path)}' for path in found - rows.keys()]
+  text = '' if model.config.vision_encoder is None else _TOWER
   tensors: dict[str, np.ndarray] = {}
   ranks: dict[str, int] = {}
   for where in sorted(found & rows.keys()):
@@ -82,7 +84,8 @@ def save_adapter(
     except einops.EinopsError:
       problems.append(f'mis-shaped: {"/".join(where)} a {a.shape} b {b.shape}')
       continue
-    tensors |= {f'{_PREFIX}model.{name}': x for name, x in written.items()}
+    prefix = f'{_PREFIX}model.{text}'
+    tensors |= {f'{prefix}{name}': x for name, x in written.items()}
     ranks.update((_module(name), b.shape[0]) for name in row.names)
   if not found:
     raise ValueError('params have no adapters: no dict has a key `lora`.')
@@ -91,7 +94,7 @@ def save_adapter(
       'Adapters do not fit the model:\n  ' + '\n  '.join(problems)
     )
   with _folders.new_folder(path) as folder:
-    config = _config_of(ranks, base)
+    config = _config_of(ranks, base, text)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + '\n')
     safetensors.numpy.save_file(
       tensors, folder / _WEIGHTS, metadata={'format': 'pt'}
@@ -163,7 +166,8 @@ _Pair = tuple[np.ndarray, np.ndarray]  # lora_A, and lora_B with its factor.
 def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_layout.Row]:
   """The weights that adapters can be of."""
   for row in _hf_layout.table(model.config):
-    if row.path.endswith(('/w', '/gating_einsum', '/linear')):
+    text = not _hf_layout.is_vision(row.names[0])
+    if text and row.path.endswith(('/w', '/gating_einsum', '/linear')):
       yield row
 
 
@@ -244,13 +248,22 @@ def _take(
   return a, b * (alpha / (rank**0.5 if config.get('use_rslora') else rank))
 
 
-def _config_of(ranks: Mapping[str, int], base: str | None) -> dict[str, Any]:
-  """What PEFT has to know; its factor `lora_alpha / r` is 1."""
+def _config_of(
+  ranks: Mapping[str, int], base: str | None, text: str
+) -> dict[str, Any]:
+  """What PEFT has to know; its factor `lora_alpha / r` is 1.
+
+  Args:
+    ranks: Rank of each module.
+    base: Name of the model that they adapt.
+    text: What the modules are in, if there is a vision encoder beside them
+      whose modules have the same names.
+  """
   rank = max(ranks.values())
   others = {module: r for module, r in ranks.items() if r != rank}
   short = {module.rsplit('.', 1)[-1] for module in ranks}
   layers = {module.split('.')[1] for module in ranks}
-  whole = len(ranks) == len(short) * len(layers)
+  whole = not text and len(ranks) == len(short) * len(layers)
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -259,7 +272,7 @@ def _config_of(ranks: Mapping[str, int], base: str | None) -> dict[str, Any]:
     'lora_alpha': rank,
     'rank_pattern': others,
     'alpha_pattern': others,
-    'target_modules': sorted(short if whole else ranks),
+    'target_modules': sorted(short if whole else (text + x for x in ranks)),
     'layers_to_transform': sorted(map(int, layers)) if whole else None,
     'lora_dropout': 0.0,
     'bias': 'none',

@@ -7,6 +7,7 @@ the Hugging Face class holds), or have an older name.
 from collections.abc import Mapping
 from typing import Any
 
+from gemma.gm.ckpts import _hf_vision
 from gemma.gm.nn import _config
 
 _LOCAL = _config.AttentionType.LOCAL_SLIDING
@@ -63,19 +64,23 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def from_hf(config: Mapping[str, Any]) -> _config.TransformerConfig:
+def from_hf(
+  config: Mapping[str, Any], *, text_only: bool = False
+) -> _config.TransformerConfig:
   """The architecture that a `config.json` describes.
 
   Args:
     config: The parsed file.
+    text_only: Whether to leave out a vision encoder.
 
   Returns:
-    The config of the text model.
+    The config of the model.
 
   Raises:
-    ValueError: If the file asks for something that no Gemma 1, 2 or 3 text
-      model has; the message names the key.
+    ValueError: If the file asks for something that no Gemma 1, 2 or 3 model
+      has; the message names the key.
   """
+  vision = {} if text_only else _hf_vision.from_hf(config)
   file = dict(config.get('text_config', config))
   model_type = config.get('model_type')
   if model_type == 'gemma3':
@@ -115,11 +120,12 @@ def from_hf(config: Mapping[str, Any]) -> _config.TransformerConfig:
     global_scale_factor=factor,
     norm_eps=file['rms_norm_eps'],
     vocab_size=None if tokens == rows else tokens,
+    **vision,
   )
 
 
 def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
-  """The `config.json` of a text model; `from_hf` reads it back.
+  """The `config.json` of a model; `from_hf` reads it back.
 
   Raises:
     ValueError: If no Hugging Face Gemma class can hold the config.
@@ -170,7 +176,21 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
   if config.vocab_size is not None or config.num_embed == _PADDED_ROWS:
     out[_TOKENS] = config.vocab_size or config.num_embed
   _check_inverse(config, out)
-  return out
+  if config.vision_encoder is None:
+    return out
+  out['vocab_size'] += padding_rows(config)
+  return _hf_vision.to_hf(config, out)
+
+
+def padding_rows(config: _config.TransformerConfig) -> int:
+  """Rows that a folder has behind those of the model.
+
+  Folders of the sizes with vision have a row for the id of soft tokens, and
+  some more.
+  """
+  padded = config.vision_encoder is not None and config.vocab_size is None
+  full = config.num_embed == _TEXT_ROWS
+  return _PADDED_ROWS - _TEXT_ROWS if padded and full else 0
 
 
 def _refuse_unknown(file: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Which Hugging Face tensor is which parameter.
 
 The layout is a table of rows, each with an inverse. Axes: V vocab, D model, F
-hidden, n query or kv heads, h head_dim.
+hidden, n query or kv heads, h head_dim; of the vision encoder W width, P
+patches, p q rows and columns of a patch, c channels.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.ckpts import _hf_config
 from gemma.gm.nn import _config
+from gemma.gm.vision import _vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Row:
     pattern: How each tensor becomes the parameter, as an einops pattern.
     heads: Number `n` of heads in the pattern.
     rows: If set, only the first rows of the tensor count.
+    padding: Rows that are written behind those, copies of that of padding: what
+      stands for no token is then as unlikely as padding is.
   """
 
   path: str
@@ -36,6 +41,7 @@ class Row:
   pattern: str | None = None
   heads: int | None = None
   rows: int | None = None
+  padding: int = 0
 
   def read(self, tensors: Sequence[Any]) -> Any:
     """The parameter from its tensors; of NumPy if they are."""
@@ -46,6 +52,9 @@ class Row:
   def write(self, param: jax.Array) -> list[jax.Array]:
     """The tensors from the parameter; the inverse of `read`."""
     parts = list(param) if len(self.names) > 1 else [param]
+    if self.padding:
+      more = jnp.broadcast_to(param[:1], (self.padding, *param.shape[1:]))
+      parts = [jnp.concatenate([param, more])]
     inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
     return [self._rearrange(x, inverse) for x in parts]
 
@@ -66,11 +75,12 @@ class Row:
 
 
 def table(config: _config.TransformerConfig) -> Iterator[Row]:
-  """All parameters of a text model."""
+  """All parameters of a model."""
   yield Row(
     'embedder/input_embedding',
     ('embed_tokens.weight',),
     rows=config.num_embed,
+    padding=_hf_config.padding_rows(config),
   )
   yield Row('final_norm/scale', ('norm.weight',))
   for i, spec in enumerate(config.layers()):
@@ -80,6 +90,9 @@ def table(config: _config.TransformerConfig) -> Iterator[Row]:
         path=f'layer_{i}/{row.path}',
         names=tuple(f'layers.{i}.{name}.weight' for name in row.names),
       )
+  if config.vision_encoder is not None:
+    yield from _projector()
+    yield from _vision(config.vision_encoder.siglip_encoder)
 
 
 def _attention(spec: _config.LayerSpec) -> Iterator[Row]:
@@ -116,9 +129,73 @@ def _feed_forward(ffw: _config.Dense) -> Iterator[Row]:
   yield Row('mlp/linear', ('mlp.down_proj',), 'D F -> F D')
 
 
+def _projector() -> Iterator[Row]:
+  yield Row(
+    'embedder/mm_input_projection/w',
+    (f'{_PROJECTOR}mm_input_projection_weight',),
+  )
+  yield Row(
+    'embedder/mm_soft_embedding_norm/scale',
+    (f'{_PROJECTOR}mm_soft_emb_norm.weight',),
+  )
+
+
+def _vision(vit: _vit.ViTModel) -> Iterator[Row]:
+  where = 'embeddings.position_embedding.weight'
+  rows = [
+    *_affine('embedding', 'embeddings.patch_embedding', 'W c p q -> p q c W'),
+    Row('pos_embedding', (where,), '(n P) W -> n P W', heads=1),
+    *_layer_norm('Transformer/encoder_norm', 'post_layernorm'),
+  ]
+  for i in range(vit.depth):
+    block, layer = f'Transformer/encoderblock_{i}/', f'encoder.layers.{i}.'
+    rows += _vision_block(block, layer, vit.num_heads)
+  for row in rows:
+    yield dataclasses.replace(
+      row,
+      path=f'vision_encoder/siglip_encoder/{row.path}',
+      names=tuple(f'{_TOWER}{name}' for name in row.names),
+    )
+
+
+def _vision_block(block: str, layer: str, heads: int) -> Iterator[Row]:
+  for i in range(2):
+    yield from _layer_norm(f'{block}LayerNorm_{i}', f'{layer}layer_norm{i + 1}')
+  attn = f'{block}MultiHeadDotProductAttention_0/'
+  for name in ('query', 'key', 'value'):
+    theirs = f'{layer}self_attn.{name[0]}_proj.'
+    split, bias = '(n h) W -> W n h', '(n h) -> n h'
+    yield Row(f'{attn}{name}/kernel', (f'{theirs}weight',), split, heads)
+    yield Row(f'{attn}{name}/bias', (f'{theirs}bias',), bias, heads)
+  theirs = f'{layer}self_attn.out_proj.'
+  yield Row(
+    f'{attn}out/kernel', (f'{theirs}weight',), 'W (n h) -> n h W', heads
+  )
+  yield Row(f'{attn}out/bias', (f'{theirs}bias',))
+  for i in range(2):
+    dense = f'{block}MlpBlock_0/Dense_{i}'
+    yield from _affine(dense, f'{layer}mlp.fc{i + 1}', 'F W -> W F')
+
+
+def _affine(path: str, name: str, pattern: str) -> Iterator[Row]:
+  yield Row(f'{path}/kernel', (f'{name}.weight',), pattern)
+  yield Row(f'{path}/bias', (f'{name}.bias',))
+
+
+def _layer_norm(path: str, name: str) -> Iterator[Row]:
+  yield Row(f'{path}/scale', (f'{name}.weight',))
+  yield Row(f'{path}/bias', (f'{name}.bias',))
+
+
+_TOWER, _PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 _TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
-_VISION = re.compile(r'^(model\.)?(vision_tower|multi_modal_projector)\.')
-_IGNORED = re.compile(r'(rotary_emb\.|position_ids$)')
+_VISION = re.compile(
+  r'^(model\.)?(vision_tower|multi_modal_projector)\.(vision_model\.)?'
+)
+# Buffers, and a head behind the vision encoder that Gemma does not use.
+_IGNORED = re.compile(
+  r'(rotary_emb\.|position_ids$|vision_tower\.(vision_model\.)?head\.)'
+)
 HEAD = 'lm_head.weight'
 
 
@@ -128,10 +205,22 @@ def is_vision(name: str) -> bool:
 
 
 def plain_name(name: str) -> str | None:
-  """A text tensor's name without the prefixes that versions put before it.
+  """A tensor's name without the prefixes that versions put before it.
 
-  None for buffers that hold no weights.
+  None for what holds no weights of the model.
   """
   if _IGNORED.search(name):
     return None
+  if is_vision(name):
+    return _VISION.sub(r'\2.', name)
   return _TEXT.sub('', name)
+
+
+def stored_name(name: str, config: _config.TransformerConfig) -> str:
+  """The name that published files have for a tensor of a `Row`."""
+  if name.startswith(_TOWER):
+    return name.replace(_TOWER, f'{_TOWER}vision_model.', 1)
+  if name.startswith(_PROJECTOR):
+    return name
+  text = 'model.' if config.vision_encoder is None else 'language_model.model.'
+  return f'{text}{name}'

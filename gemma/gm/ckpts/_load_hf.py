@@ -32,9 +32,12 @@ def is_hf_folder(folder: pathlib.Path) -> bool:
   return (folder / _CONFIG).exists()
 
 
-def read_config(folder: pathlib.Path) -> _config.TransformerConfig:
+def read_config(
+  folder: pathlib.Path, *, text_only: bool = False
+) -> _config.TransformerConfig:
   """The architecture of a folder, from its `config.json`."""
-  return _hf_config.from_hf(json.loads((folder / _CONFIG).read_text()))
+  file = json.loads((folder / _CONFIG).read_text())
+  return _hf_config.from_hf(file, text_only=text_only)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +106,8 @@ def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
     ValueError: If tensors are missing, unknown or mis-shaped; the message lists
       all of them.
   """
-  config = read_config(folder)
-  tensors = _plain_names(folder, text_only)
+  config = read_config(folder, text_only=text_only)
+  tensors = _plain_names(folder, config, text_only)
   rows = list(_hf_layout.table(config))
   params = _shapes(config)
   _check(folder, rows, tensors, params)
@@ -119,21 +122,21 @@ def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
 
 
 def _plain_names(
-  folder: pathlib.Path, text_only: bool
+  folder: pathlib.Path, config: _config.TransformerConfig, text_only: bool
 ) -> dict[str, _safetensors.Tensor]:
-  """The tensors of the text model, by their names without prefix."""
+  """The tensors of the model, by their names without prefix."""
   tensors = _safetensors.open_folder(folder)
   vision = [name for name in tensors if _hf_layout.is_vision(name)]
-  if vision and not text_only:
+  if vision and not text_only and config.vision_encoder is None:
     raise ValueError(
       f'{folder} has a vision encoder ({len(vision)} tensors, such as '
-      f'{vision[0]}), which this version does not have. Pass text_only=True to '
-      'load the text model.'
+      f'{vision[0]}), but its {_CONFIG} has no vision_config. Pass '
+      'text_only=True to load the text model.'
     )
   plain = {
     _hf_layout.plain_name(name): tensor
     for name, tensor in tensors.items()
-    if not _hf_layout.is_vision(name)
+    if not (text_only and _hf_layout.is_vision(name))
   }
   return {name: x for name, x in plain.items() if name is not None}
 

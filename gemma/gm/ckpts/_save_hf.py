@@ -1,7 +1,9 @@
 """Hugging Face folders out."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import functools
 import json
 import os
 import pathlib
@@ -13,6 +15,7 @@ import safetensors.numpy
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_vision
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _transformer
 
@@ -45,13 +48,18 @@ def save_hf(
   """
   with _folders.new_folder(path) as folder:
     shards = _shards(_rows(model, params), max_shard_bytes)
+    name_of = functools.partial(_hf_layout.stored_name, config=model.config)
     config = _hf_config.to_hf(model.config)
     config['dtype'] = str(params['embedder']['input_embedding'].dtype)
     _write_json(folder / 'config.json', config)
+    encoder = model.config.vision_encoder
+    if encoder is not None:
+      content = _hf_vision.preprocessor(encoder)
+      _write_json(folder / 'preprocessor_config.json', content)
     if tokenizer is not None:
       for name, content in tokenizer.hf_files().items():
         (folder / name).write_bytes(content)
-    _write_shards(folder, shards)
+    _write_shards(folder, shards, name_of)
 
 
 _Tensor = tuple[_hf_layout.Row, Any]  # What a parameter is made into, and it.
@@ -96,14 +104,18 @@ def _shards(rows: list[_Tensor], most: int) -> list[list[_Tensor]]:
   return shards
 
 
-def _write_shards(folder: pathlib.Path, shards: list[list[_Tensor]]) -> None:
+def _write_shards(
+  folder: pathlib.Path,
+  shards: list[list[_Tensor]],
+  name_of: Callable[[str], str],
+) -> None:
   """Writes one file; or several, and the index that says what is where."""
   index: dict[str, str] = {}
   count, total = len(shards), 0
   for i, shard in enumerate(shards, 1):
     name = f'model-{i:05d}-of-{count:05d}.safetensors'
     file = name if count > 1 else 'model.safetensors'
-    tensors = dict(_tensors(shard))
+    tensors = {name_of(name): x for name, x in _tensors(shard)}
     safetensors.numpy.save_file(
       tensors, folder / file, metadata={'format': 'pt'}
     )
@@ -117,7 +129,7 @@ def _write_shards(folder: pathlib.Path, shards: list[list[_Tensor]]) -> None:
 def _tensors(shard: list[_Tensor]) -> Iterator[tuple[str, np.ndarray]]:
   for row, param in shard:
     for name, tensor in zip(row.names, row.write(param), strict=True):
-      yield f'model.{name}', np.ascontiguousarray(np.asarray(tensor))
+      yield name, np.ascontiguousarray(np.asarray(tensor))
 
 
 def _write_json(file: pathlib.Path, content: Any) -> None:

@@ -126,11 +126,12 @@ def chunked_attention(
   q_index = _blocks(mask.q_index, t)
   k_index = _blocks(mask.k_index, s, fill=-1)
   dense = None if mask.dense is None else _blocks(mask.dense, t)
+  q_last = None if mask.q_last is None else _blocks(mask.q_last, t)
 
   @jax.checkpoint
   def queries(xs):
-    q_block, index, dense_block = xs
-    row = mask.replace(q_index=index, dense=dense_block)
+    q_block, index, dense_block, last = xs
+    row = mask.replace(q_index=index, dense=dense_block, q_last=last)
     step = functools.partial(
       _accumulate, q_block, mask=row, scale=scale, softcap=softcap
     )
@@ -140,7 +141,8 @@ def chunked_attention(
     _, total, out = carry
     return (out / _nonzero(total)).astype(q.dtype)
 
-  out = jax.lax.map(queries, (q_blocks, q_index, dense))  # [T//t B K G t H]
+  # [T//t B K G t H]
+  out = jax.lax.map(queries, (q_blocks, q_index, dense, q_last))
   out = jnp.einsum('XBKGtH->BXtKGH', out)
   return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :length]
 

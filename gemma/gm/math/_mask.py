@@ -4,6 +4,7 @@ Axes: B batch, T query, S key, C columns of a caller's dense mask.
 """
 
 from flax import struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Bool
@@ -22,13 +23,18 @@ class Mask(struct.PyTreeNode):
     k_index: Index of each key; negative for padding and empty slots, which
       nobody sees.
     dense: A caller's own mask on top, addressed by key index.
-    causal: Whether a query sees only keys up to its own index.
+    q_last: Last index that each query sees where causal; its own by default.
+      The tokens of an image all see its last one, and so each other. An index
+      and not a group: whatever order the keys lie in, and in a cache too, there
+      is nothing to be known about keys.
+    causal: Whether a query sees nothing behind its own index or `q_last`.
     window: If set, a query sees only keys fewer than `window` indices away.
   """
 
   q_index: Int[Array, 'B T']
   k_index: Int[Array, 'B S']
   dense: Bool[Array, 'B T C'] | None = None
+  q_last: Int[Array, 'B T'] | None = None
   causal: bool = struct.field(pytree_node=False, default=True)
   window: int | None = struct.field(pytree_node=False, default=None)
 
@@ -37,7 +43,7 @@ class Mask(struct.PyTreeNode):
     q, k = self.q_index[:, :, None], self.k_index[:, None, :]
     out = jnp.broadcast_to(k >= 0, jnp.broadcast_shapes(q.shape, k.shape))
     if self.causal:
-      out &= k <= q
+      out &= k <= self._last[:, :, None]
     if self.window is not None:
       out &= (q - k < self.window) & (k - q < self.window)
     if self.dense is not None:
@@ -56,7 +62,28 @@ class Mask(struct.PyTreeNode):
     first_k = jnp.min(jnp.where(real, self.k_index, far))
     out = last_k >= 0
     if self.causal:
-      out &= first_k <= jnp.max(self.q_index)
+      out &= first_k <= jnp.max(self._last)
     if self.window is not None:
       out &= jnp.min(self.q_index) - last_k < self.window
     return out
+
+  @property
+  def _last(self) -> Int[Array, 'B T']:
+    return self.q_index if self.q_last is None else self.q_last
+
+
+def last_of_runs(
+  index: Int[Array, 'B T'], inside: Bool[Array, 'B T']
+) -> Int[Array, 'B T']:
+  """`Mask.q_last` where tokens in an unbroken run all see each other.
+
+  Args:
+    index: Index of each token.
+    inside: Whether it is in a run; two runs have a token between them.
+  """
+  place = jnp.arange(index.shape[1])[None]
+  # A token whose successor is in its run is not the end of anything.
+  goes_on = inside & jnp.pad(inside[:, 1:], [(0, 0), (0, 1)])
+  ends = jnp.where(goes_on, index.shape[1], place)
+  ends = jax.lax.cummin(ends, axis=1, reverse=True)
+  return jnp.take_along_axis(index, ends, axis=1)

@@ -31,3 +31,4 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._summary import summarize as summarize
   from gemma.gm.nn._transformer import Output as Output
   from gemma.gm.nn._transformer import Transformer as Transformer
+  from gemma.gm.vision._siglip import SigLiPFromPatches as SigLiPFromPatches

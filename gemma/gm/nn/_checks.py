@@ -9,6 +9,9 @@ import numpy as np
 
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
+from gemma.gm.vision import _expand
+
+PAD = 0  # Token id that stands for nothing: unseen, and takes no position.
 
 
 def check_dtype(dtype: DTypeLike) -> None:
@@ -21,28 +24,32 @@ def check_dtype(dtype: DTypeLike) -> None:
     )
 
 
-def check_inputs(
+def check_values(
   config: _config.TransformerConfig,
   tokens: jax.Array,
-  positions: Any,
-  attention_mask: Any,
   cache: _cache.KVCache | None,
-  *,
-  pad: int,
+  images: jax.Array | None = None,
 ) -> None:
-  """Raises on shapes that disagree and, where known, on impossible values."""
-  _check_shapes(tokens, positions, attention_mask, cache)
+  """Raises on ids outside of the table and on a full cache, where known."""
   if isinstance(tokens, jax.core.Tracer):
     return
   ids = np.asarray(tokens)
-  bad = ids[(ids < 0) | (ids >= config.num_embed)]
+  odd = (ids < 0) | (ids >= config.num_embed)
+  if config.vision_encoder is not None:
+    odd &= ids != _expand.PLACEHOLDER
+  bad = ids[odd]
   if bad.size:
     raise ValueError(
       f'Token id {bad[0]} is outside of the table of {config.num_embed} rows. '
       'Was the text encoded with the tokenizer of another model?'
     )
   if cache is not None and not isinstance(cache.length, jax.core.Tracer):
-    new = (ids != pad).reshape(-1, ids.shape[-1]).sum(axis=1)
+    rows = ids.reshape(-1, ids.shape[-1])
+    new = (rows != PAD).sum(axis=1)
+    if images is not None and config.vision_encoder is not None:
+      count = config.vision_encoder.num_mm_tokens_per_image
+      starts = (rows == config.image_tokens.start).sum(axis=1)
+      new += starts * (_expand.expanded_length(0, images=1, count=count))
     check_room(np.asarray(cache.length) + new, cache.cache_length)
 
 
@@ -56,12 +63,8 @@ def check_room(lengths: np.ndarray, cache_length: int) -> None:
     )
 
 
-def _check_shapes(
-  tokens: jax.Array,
-  positions: Any,
-  attention_mask: Any,
-  cache: _cache.KVCache | None,
-) -> None:
+def check_tokens(tokens: jax.Array) -> None:
+  """Raises on what cannot be token ids."""
   if not jnp.issubdtype(tokens.dtype, jnp.integer):
     raise TypeError(
       f'tokens are {tokens.dtype}, but must be integer ids, such as those of '
@@ -71,13 +74,33 @@ def _check_shapes(
     raise ValueError(
       f'tokens have shape {tokens.shape}. Give at least one token, *B L.'
     )
-  if positions is not None and jnp.shape(positions) != tokens.shape:
+
+
+def check_shapes(
+  tokens: jax.Array,
+  length: int,
+  positions: Any,
+  attention_mask: Any,
+  cache: _cache.KVCache | None,
+) -> None:
+  """Raises on shapes that disagree.
+
+  Args:
+    tokens: Token ids.
+    length: Tokens of a row with room for images.
+    positions: Of the tokens.
+    attention_mask: The caller's.
+    cache: The cache.
+  """
+  shape = (*tokens.shape[:-1], length)
+  inside = '' if tokens.shape == shape else ' with room for the images'
+  if positions is not None and jnp.shape(positions) != shape:
     raise ValueError(
-      f'positions have shape {jnp.shape(positions)}, tokens {tokens.shape}. '
+      f'positions have shape {jnp.shape(positions)}, tokens {shape}{inside}. '
       'They must be equal.'
     )
-  columns = tokens.shape[-1] if cache is None else cache.cache_length
-  expected = (*tokens.shape, columns)
+  columns = length if cache is None else cache.cache_length
+  expected = (*shape, columns)
   if attention_mask is not None and jnp.shape(attention_mask) != expected:
     raise ValueError(
       f'attention_mask has shape {jnp.shape(attention_mask)} instead of '

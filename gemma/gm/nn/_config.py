@@ -5,6 +5,8 @@ import dataclasses
 import enum
 
 from gemma.gm.math._rope import Rope
+from gemma.gm.vision import _expand
+from gemma.gm.vision import _siglip
 
 
 class AttentionType(enum.Enum):
@@ -110,7 +112,7 @@ class LayerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """Shape and constants of a text model.
+  """Shape and constants of a model.
 
   Attributes:
     num_embed: Rows of the embedding table.
@@ -135,6 +137,9 @@ class TransformerConfig:
     global_scale_factor: RoPE position interpolation of the global layers.
     norm_eps: Added to the mean square in every norm.
     vocab_size: Rows that stand for a token, if the table is padded beyond.
+    vision_encoder: What makes soft tokens of images; None if the model reads
+      text only.
+    image_tokens: Ids around an image.
   """
 
   num_embed: int
@@ -161,6 +166,8 @@ class TransformerConfig:
   global_scale_factor: float = 1.0
   norm_eps: float = 1e-6
   vocab_size: int | None = None
+  vision_encoder: _siglip.SigLiPFromPatches | None = None
+  image_tokens: _expand.ImageTokens = _expand.ImageTokens()
 
   def __post_init__(self):
     _check(self)
@@ -247,3 +254,5 @@ def _check(config: TransformerConfig) -> None:
       f'vocab_size={config.vocab_size} is above num_embed={config.num_embed}, '
       'the rows of the table.'
     )
+  if config.vision_encoder is not None:
+    _siglip.check(config.vision_encoder)

@@ -1,6 +1,7 @@
 """The smallest parts with parameters.
 
-Axes: B batch, L length, D model, V vocab, F hidden.
+Axes: *B any batch dims, B batch, L length, D model, V vocab, F hidden, S soft
+tokens, W width of the vision encoder.
 """
 
 from collections.abc import Callable
@@ -94,11 +95,13 @@ class Embedder(nn.Module):
   Attributes:
     vocab_size: Rows of the table.
     embed_dim: Width of a row.
-    dtype: Dtype of the parameter; bfloat16 by default.
+    vision_proj_dim: Width of a vision encoder's soft tokens, if there is one.
+    dtype: Dtype of the table; bfloat16 by default.
   """
 
   vocab_size: int
   embed_dim: int
+  vision_proj_dim: int | None = None
   dtype: DTypeLike | None = None
 
   def setup(self):
@@ -107,6 +110,11 @@ class Embedder(nn.Module):
     if self.integers is None:
       shape = self.vocab_size, self.embed_dim
       self.input_embedding = self.param('input_embedding', _INIT, shape, dtype)
+    if self.vision_proj_dim is not None:
+      # In float32, as released: in float16 units, bfloat16 overflows here.
+      shape = self.vision_proj_dim, self.embed_dim
+      self.mm_soft_embedding_norm = RMSNorm(dtype=jnp.float32)
+      self.mm_input_projection = Einsum(shape, dtype=jnp.float32)
 
   @property
   def compute_dtype(self) -> DTypeLike:
@@ -123,6 +131,14 @@ class Embedder(nn.Module):
       kernel, scale = self.integers['kernel'], self.integers['scale']
       x = kernel[tokens].astype(scale.dtype) / scale[tokens]
     return x * jnp.sqrt(jnp.float32(self.embed_dim)).astype(x.dtype)
+
+  def encode_vision(self, x: Float[Array, '*B S W']) -> Float[Array, '*B S D']:
+    """Soft tokens in the width of the model, in float32."""
+    rows = x.astype(jnp.float32).reshape(-1, *x.shape[-2:])
+    rows = self.mm_input_projection(
+      'BSW,WD->BSD', self.mm_soft_embedding_norm(rows)
+    )
+    return rows.reshape(*x.shape[:-1], self.embed_dim)
 
   def decode(self, x: Float[Array, '*B L D']) -> Float[Array, '*B L V']:
     """Logits in float32: bfloat16 would tie close ones."""

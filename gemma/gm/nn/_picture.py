@@ -69,9 +69,11 @@ def _stack(
   config: _config.TransformerConfig, layers: Iterable[_config.LayerSpec]
 ) -> list[_Box]:
   """Boxes around the layers: below them, and above them from the third on."""
-  cap = config.final_logit_softcap
+  cap, inputs = config.final_logit_softcap, 'tokens'
+  if config.vision_encoder is not None:
+    inputs += '; images through SigLIP'
   out = [
-    _Box('tokens', 'norm'),
+    _Box(inputs, 'norm'),
     _Box(f'embedding {config.num_embed:,} x {config.embed_dim:,}', 'embed'),
     _Box('RMSNorm', 'norm'),
     _Box('logits (embedding transposed)', 'embed'),

@@ -8,14 +8,17 @@ reports quote the double for Gemma 1 and 2.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from gemma.gm.nn import _config
 from gemma.gm.nn import _info
 from gemma.gm.nn import _transformer
+from gemma.gm.vision import _siglip
 
 _Rule = _config.QueryPreAttentionNormalisation
 _GLOBAL = (_config.AttentionType.GLOBAL,)
+_SIGLIP = _siglip.SigLiPFromPatches(parent=None)
 _CHECKPOINTS = 'gs://gemma-data/checkpoints/'
 
 
@@ -96,13 +99,13 @@ GEMMA3_1B = _gemma3(
   sliding_window_size=512)
 GEMMA3_4B = _gemma3(
   embed_dim=2560, hidden_dim=10240, num_heads=8, num_kv_heads=4, head_dim=256, num_layers=34,
-  sliding_window_size=1024, global_scale_factor=8.0)
+  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP)
 GEMMA3_12B = _gemma3(
   embed_dim=3840, hidden_dim=15360, num_heads=16, num_kv_heads=8, head_dim=256, num_layers=48,
-  sliding_window_size=1024, global_scale_factor=8.0)
+  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP)
 GEMMA3_27B = _gemma3(
   embed_dim=5376, hidden_dim=21504, num_heads=32, num_kv_heads=16, head_dim=128, num_layers=62,
-  sliding_window_size=1024, global_scale_factor=8.0,
+  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP,
   query_pre_attn_norm=_Rule.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS)
 # fmt: on
 
@@ -110,6 +113,21 @@ GEMMA3_27B = _gemma3(
 def _info_of(version: int | str, ckpt: str | None = None) -> _info.ModelInfo:
   path = None if ckpt is None else _CHECKPOINTS + ckpt
   return _info.ModelInfo(tokenizer_version=version, default_ckpt=path)
+
+
+class _WithVision(_transformer.Transformer):
+  """A size that reads images.
+
+  Attributes:
+    text_only: Whether to leave the vision encoder out, with its parameters.
+  """
+
+  text_only: bool = False
+
+  def __post_init__(self):
+    if self.text_only:
+      self.config = dataclasses.replace(self.config, vision_encoder=None)
+    super().__post_init__()
 
 
 class Gemma1_2B(_transformer.Transformer):
@@ -176,40 +194,25 @@ class Gemma3_1B(_transformer.Transformer):
   INFO = _info_of(3)
 
 
-class Gemma3_4B(_transformer.Transformer):
-  """Gemma 3 4B.
+class Gemma3_4B(_WithVision):
+  """Gemma 3 4B."""
 
-  Attributes:
-    text_only: Whether to leave the vision encoder out. This version has none.
-  """
-
-  text_only: bool = False
   config: _config.TransformerConfig = GEMMA3_4B
 
   INFO = _info_of(3)
 
 
-class Gemma3_12B(_transformer.Transformer):
-  """Gemma 3 12B.
+class Gemma3_12B(_WithVision):
+  """Gemma 3 12B."""
 
-  Attributes:
-    text_only: Whether to leave the vision encoder out. This version has none.
-  """
-
-  text_only: bool = False
   config: _config.TransformerConfig = GEMMA3_12B
 
   INFO = _info_of(3)
 
 
-class Gemma3_27B(_transformer.Transformer):
-  """Gemma 3 27B.
+class Gemma3_27B(_WithVision):
+  """Gemma 3 27B."""
 
-  Attributes:
-    text_only: Whether to leave the vision encoder out. This version has none.
-  """
-
-  text_only: bool = False
   config: _config.TransformerConfig = GEMMA3_27B
 
   INFO = _info_of(3)

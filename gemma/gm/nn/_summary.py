@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gemma.gm.nn import _config
 from gemma.gm.nn import _transformer
+from gemma.gm.vision import _vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +104,11 @@ class Summary:
 
   def __str__(self) -> str:
     lines = [self.name]
+    paths = [row.path for group in self.groups for row in group.rows]
+    width = max(32, *map(len, paths))
     for group in self.groups:
       lines += ['', group.title]
-      lines += [_line(row) for row in group.rows]
+      lines += [_line(row, width) for row in group.rows]
     lines += ['']
     lines += [f'{label:<50}{value:>28}' for label, value in self.totals()]
     return '\n'.join(lines)
@@ -134,6 +137,9 @@ def summarize(model: _transformer.Transformer, name: str = '') -> Summary:
     rows = _rows(params[f'layer_{same[0]}'], '', layers=len(same))
     groups.append(Group(f'{len(same)} x {describe(spec)}', rows))
   groups.append(Group('Head', _rows(params['final_norm'], 'final_norm')))
+  if model.config.vision_encoder is not None:
+    vision = params['vision_encoder']['siglip_encoder']
+    groups += _vision_groups(vision, model.config.vision_encoder.siglip_encoder)
   return Summary(name or type(model).__name__, model.config, tuple(groups))
 
 
@@ -148,6 +154,19 @@ def describe(spec: _config.LayerSpec) -> str:
   return out + (f' / {rope.scale_factor:g}' if rope.scale_factor != 1 else '')
 
 
+def _vision_groups(
+  params: dict[str, Any], vit: _vit.ViTModel
+) -> Iterator[Group]:
+  """The layers of a vision encoder, and what is around them."""
+  layers = [
+    params['Transformer'].pop(f'encoderblock_{i}') for i in range(vit.depth)
+  ]
+  yield Group('Vision encoder', _rows(params, ''))
+  yield Group(
+    f'{vit.depth} x vision layer', _rows(layers[0], '', layers=vit.depth)
+  )
+
+
 def _rows(params: Any, prefix: str, layers: int = 1) -> tuple[Row, ...]:
   flat = traverse_util.flatten_dict(params)
   prefixes = (prefix,) if prefix else ()
@@ -157,9 +176,9 @@ def _rows(params: Any, prefix: str, layers: int = 1) -> tuple[Row, ...]:
   )
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, width: int) -> str:
   shape = ' x '.join(f'{n:,}' for n in row.shape)
   return (
-    f'  {row.path:<32}{shape:>22}{row.size:>18,}'
+    f'  {row.path:<{width}}{shape:>22}{row.size:>18,}'
     f'{row.nbytes / 2**20:>12,.2f} MiB'
   )

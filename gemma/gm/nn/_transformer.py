@@ -1,12 +1,12 @@
 """The one Transformer of every generation.
 
-Axes: *B any batch dims, B the same flattened, L length, D model, V vocab, C
-columns of a caller's mask.
+Axes: *B any batch dims, B the same flattened, L length, T length with room for
+images, N images of a row, Y X C rows, columns and channels of an image, S soft
+tokens, D model, V vocab, K columns of a caller's mask.
 """
 
 import dataclasses
 import functools
-import math
 from typing import Any
 from typing import ClassVar
 
@@ -20,18 +20,22 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Num
 
-from gemma.gm.math import _mask
 from gemma.gm.nn import _block
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _checks
 from gemma.gm.nn import _config
+from gemma.gm.nn import _image_checks
 from gemma.gm.nn import _info
+from gemma.gm.nn import _inputs
 from gemma.gm.nn import _layers
 from gemma.gm.nn import _place
+from gemma.gm.vision import _expand
+from gemma.gm.vision import _siglip
 
 REQUIRED = '__KEY_REQUIRED__'
-PAD = 0  # Token id that stands for nothing: unseen, and takes no position.
+PAD = _checks.PAD
 
 
 class Output(struct.PyTreeNode):
@@ -49,7 +53,7 @@ class Output(struct.PyTreeNode):
 
 
 class Transformer(nn.Module):
-  """A Gemma text model.
+  """A Gemma model.
 
   The released sizes are subclasses (`gm.nn.Gemma3_1B()`); any other is
   `Transformer(config=...)`.
@@ -90,12 +94,24 @@ class Transformer(nn.Module):
   def setup(self):
     config, dtype = self.config, self.dtype
     _checks.check_dtype(dtype)
-    self.embedder = _layers.Embedder(config.num_embed, config.embed_dim, dtype)
+    encoder, width = config.vision_encoder, None
+    if encoder is not None:
+      # A config is shared: its module is no part of any model.
+      self._vision = encoder.clone(parent=self, name='vision_encoder')
+      width = encoder.siglip_encoder.width
+    self.embedder = _layers.Embedder(
+      config.num_embed, config.embed_dim, width, dtype
+    )
     self.blocks = [
       _block.Block(config, spec, dtype, name=f'layer_{i}')
       for i, spec in enumerate(config.layers())
     ]
     self.final_norm = _layers.RMSNorm(eps=config.norm_eps, dtype=dtype)
+
+  @property
+  def vision_encoder(self) -> _siglip.SigLiPFromPatches | None:
+    """The vision encoder of the config."""
+    return self.config.vision_encoder
 
   def __kontext_keys__(self) -> dict[str, str | None]:
     """Where Kauldron finds each argument of the call."""
@@ -111,9 +127,10 @@ class Transformer(nn.Module):
     tokens: Int[ArrayLike, '*B L'],
     *,
     images: Any = None,
-    positions: Int[ArrayLike, '*B L'] | None = None,
+    soft_tokens: Any = None,
+    positions: Int[ArrayLike, '*B T'] | None = None,
     cache: _cache.KVCache | None = None,
-    attention_mask: Bool[ArrayLike, '*B L C'] | None = None,
+    attention_mask: Bool[ArrayLike, '*B T K'] | None = None,
     return_last_only: bool | None = None,
     return_hidden_states: bool | None = None,
   ) -> Output:
@@ -122,9 +139,19 @@ class Transformer(nn.Module):
     Token 0 is padding: nobody sees it, and it takes no position and no place
     in the cache. Padding may stand on either side.
 
+    A token that starts an image stands for all of it: room is made inside of
+    the model, and only there. Positions, a mask and the cache count the tokens
+    of images; logits and hidden states are those of the given tokens. An image
+    that was encoded before (`soft_tokens`) goes where tokens are -2, all in one
+    call; then the caller has made the room. The tokens of an image see each
+    other.
+
     Args:
       tokens: Token ids; any number of leading batch dims, or none.
-      images: For models with a vision encoder.
+      images: Pixels from 0 to 255 of images of any size, `*B N H W C`, or
+        `*B H W C` for one in each row. Rows with fewer end in any images.
+      soft_tokens: From `method='encode_images'`, `*B N S D`, in place of
+        images.
       positions: Position of each token, for RoPE; by default the number of
         real tokens before it, those in the cache included.
       cache: From `init_cache`, or from an earlier call, with as many rows as
@@ -139,15 +166,13 @@ class Transformer(nn.Module):
       Logits, the extended cache, and hidden states.
 
     Raises:
-      ValueError: If shapes disagree, an id is outside of the table, or the
-        cache has no room. Values are looked at outside of `jax.jit` only.
+      ValueError: If shapes disagree, an id is outside of the table, images
+        and their places differ in number, or the cache has no room. Values are
+        looked at outside of `jax.jit` only.
       TypeError: If tokens are not integers.
     """
-    if images is not None:
-      raise ValueError(
-        f'{type(self).__name__} does not have vision encoder, but images were '
-        'given. Leave them out.'
-      )
+    if images is not None or soft_tokens is not None:
+      self._check_vision()
     if return_last_only is None:
       return_last_only = bool(self.return_last_only)
     elif self.return_last_only is not None:
@@ -155,18 +180,20 @@ class Transformer(nn.Module):
         f'return_last_only={return_last_only} in the call, but the model '
         f'already has return_last_only={self.return_last_only}. Give it once.'
       )
-    tokens = jnp.asarray(tokens)
     _checks.check_dtype(self.embedder.compute_dtype)
-    _checks.check_inputs(
-      self.config, tokens, positions, attention_mask, cache, pad=PAD
-    )
-    batch = tokens.shape[:-1]
-    flat = functools.partial(_flatten, rows=math.prod(batch))
-    out = self._forward(
-      flat(tokens, ndim=2),
-      flat(positions, ndim=2),
+    inputs = _inputs.read(
+      self.config,
+      tokens,
       cache,
-      flat(attention_mask, ndim=3),
+      images=images,
+      soft_tokens=soft_tokens,
+      positions=positions,
+      attention_mask=attention_mask,
+    )
+    batch = jnp.shape(tokens)[:-1]
+    out = self._forward(
+      inputs,
+      cache,
       return_last_only=return_last_only,
       return_hidden_states=bool(return_hidden_states),
     )
@@ -186,6 +213,22 @@ class Transformer(nn.Module):
     logits = self.embedder.decode(hidden_states)
     cap = self.config.final_logit_softcap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+  def encode_images(
+    self, images: Num[ArrayLike, '*B Y X C']
+  ) -> Float[Array, '*B S D']:
+    """Soft tokens of images, for `soft_tokens` of later calls.
+
+    `model.apply({'params': params}, images, method='encode_images')`.
+
+    Args:
+      images: Pixels from 0 to 255 of images of any size.
+
+    Raises:
+      ValueError: If the model has no vision encoder, or these are no images.
+    """
+    self._check_vision()
+    return self._encode(_image_checks.as_images(images, self.config, None))
 
   def init_cache(
     self,
@@ -223,23 +266,27 @@ class Transformer(nn.Module):
   )
   def _forward(
     self,
-    tokens: Int[Array, 'B L'],
-    positions: Int[Array, 'B L'] | None,
+    inputs: _inputs.Inputs,
     cache: _cache.KVCache | None,
-    attention_mask: Bool[Array, 'B L C'] | None,
     *,
     return_last_only: bool,
     return_hidden_states: bool,
   ) -> Output:
+    tokens, x, place = self._embed(inputs)
     real = tokens != PAD
     length = jnp.zeros(tokens.shape[0], jnp.int32)
     if cache is not None:
       length = cache.length
-    mask = _mask_of(real, length, attention_mask, cached=cache is not None)
+    mask = _inputs.mask_of(
+      tokens,
+      length,
+      inputs.attention_mask,
+      cached=cache is not None,
+      images=inputs.has_images,
+    )
+    positions = inputs.positions
     if positions is None:
       positions = mask.q_index
-
-    x = self.embedder.encode(tokens)
     layers = {}
     for i, block in enumerate(self.blocks):
       name = f'layer_{i}'
@@ -250,7 +297,9 @@ class Transformer(nn.Module):
         layers=layers, length=length + jnp.sum(real, axis=1, dtype=jnp.int32)
       )
     if return_last_only:
-      x = _last(x, real)
+      x = _inputs.last_of(x, real)
+    elif place is not None:
+      x = jnp.take_along_axis(x, place[:, :, None], axis=1)
     x = self.final_norm(x)
     return Output(
       logits=self.logits(x),
@@ -258,47 +307,51 @@ class Transformer(nn.Module):
       hidden_states=x if return_hidden_states else None,
     )
 
+  def _embed(
+    self, inputs: _inputs.Inputs
+  ) -> tuple[
+    Int[Array, 'B T'], Float[Array, 'B T D'], Int[Array, 'B L'] | None
+  ]:
+    """Tokens with room for images, their vectors, and where each was."""
+    tokens, soft, place = inputs.tokens, inputs.soft_tokens, None
+    encoder = self.config.vision_encoder
+    if encoder is None:
+      return tokens, self.embedder.encode(tokens), None
+    if self.is_initializing():
+      self._encode(_siglip.blank(encoder))  # All parameters, text or not.
+    if inputs.images is not None:
+      tokens, place = _expand.expand(
+        tokens,
+        images=inputs.images.shape[1],
+        count=encoder.num_mm_tokens_per_image,
+        ids=self.config.image_tokens,
+      )
+      soft = self._encode(inputs.images)
+      soft = soft.reshape(soft.shape[0], -1, soft.shape[-1])
+    x = self.embedder.encode(jnp.maximum(tokens, 0))
+    if soft is not None:
+      x = _expand.insert(x, soft, tokens == _expand.PLACEHOLDER)
+    return tokens, x, place
+
+  @nn.jit
+  def _encode(self, images: Num[Array, '*B Y X C']) -> Float[Array, '*B S D']:
+    patches = self._vision.patchify_images(images)
+    soft = self._vision(patches=patches, is_training=False)
+    return self.embedder.encode_vision(soft)
+
+  def _check_vision(self) -> None:
+    if self.config.vision_encoder is None:
+      raise ValueError(
+        f'{type(self).__name__} does not have vision encoder, but images were '
+        'given. Leave them out, or take a size that has one, such as '
+        'Gemma3_4B, without text_only=True.'
+      )
+
 
 def param_shapes(model: Transformer) -> dict[str, Any]:
   """Shapes and dtypes of a model's parameters, without making them."""
   tokens = jnp.ones((1, 1), jnp.int32)
   return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
-
-
-def _mask_of(
-  real: Bool[Array, 'B L'],
-  length: Int[Array, 'B'],
-  dense: Bool[Array, 'B L C'] | None,
-  *,
-  cached: bool,
-) -> _mask.Mask:
-  """The mask that all layers share, with the new tokens as keys."""
-  if dense is not None and not cached:
-    # The caller's columns are places in the row, padding included.
-    index = jnp.broadcast_to(jnp.arange(real.shape[1]), real.shape)
-    return _mask.Mask(q_index=index, k_index=index, dense=dense, causal=False)
-  count = jnp.cumsum(real, axis=1, dtype=jnp.int32)
-  index = length[:, None] + jnp.maximum(count - 1, 0)
-  return _mask.Mask(
-    q_index=index,
-    k_index=jnp.where(real, index, -1),
-    dense=dense,
-    causal=dense is None,
-  )
-
-
-def _last(
-  x: Float[Array, 'B L D'], real: Bool[Array, 'B L']
-) -> Float[Array, 'B D']:
-  """The state of each row's last real token."""
-  last = jnp.max(jnp.where(real, jnp.arange(real.shape[1])[None], 0), axis=1)
-  return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-
-
-def _flatten(x: Any, rows: int, ndim: int) -> Any:
-  if x is None:
-    return None
-  return jnp.asarray(x).reshape(rows, *x.shape[x.ndim - ndim + 1 :])
 
 
 def _unflatten(x: Any, batch: tuple[int, ...]) -> Any:

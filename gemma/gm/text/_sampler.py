@@ -425,8 +425,14 @@ class Sampler:
 
 
 def _check_images(images: Any, model: _transformer.Transformer) -> None:
-  if images is not None:
+  if images is None:
+    return
+  name = type(model).__name__
+  if model.config.vision_encoder is None:
     raise ValueError(
-      f'{type(model).__name__} does not support vision, but images were given. '
-      'Leave them out.'
+      f'{name} does not support vision, but images were given. Leave them out.'
     )
+  raise ValueError(
+    'Samplers take text only in this version, but images were given. Call the '
+    f'model itself: {name}().apply(..., tokens, images=images).'
+  )
