@@ -9,6 +9,7 @@ import pytest
 import cases
 from gemma import gm
 from gemma import peft
+from gemma.gm.math import _integers
 from gemma.peft import _quantization
 from gemma.peft import _weights
 import test_adapters
@@ -241,6 +242,32 @@ def test_adapters_go_on_integers():
     CASE.model.apply({'params': plain}, tokens).logits,
     atol=5e-5,
   )
+
+
+@pytest.mark.parametrize(
+  'eqn, x, w',
+  [
+    ('BLD,VD->BLV', (2, 3, 64), (50, 64)),
+    ('BTD,NDH->BTNH', (2, 3, 30), (4, 30, 16)),
+    ('BTNH,NHD->BTD', (2, 3, 8, 6), (8, 6, 90)),
+    ('BLD,CDF->CBLF', (2, 3, 60), (2, 60, 70)),
+    ('BLD,CFD->CBLF', (2, 3, 60), (2, 70, 60)),
+    ('BLF,FD->BLD', (2, 3, 90), (90, 40)),
+    ('BTD,CKDH->CBTKH', (2, 3, 60), (2, 2, 60, 16)),
+  ],
+)
+@pytest.mark.parametrize('block', [1, 700, 2**18])
+def test_blocks_make_the_product(eqn, x, w, block, monkeypatch):
+  monkeypatch.setattr(_integers, '_BLOCK', block)
+  rng = np.random.RandomState(0)
+  x_axes, w_axes = eqn.split('->')[0].split(',')
+  rows = jnp.asarray(rng.normal(size=x), jnp.float32)
+  kernel = jnp.asarray(rng.randint(-127, 128, w), jnp.int8)
+  ones = [1 if axis in x_axes else n for axis, n in zip(w_axes, w, strict=True)]
+  scale = jnp.asarray(rng.uniform(50, 100, ones), jnp.float32)
+  ours = _integers.project_integers(eqn, rows, kernel, scale, jnp.float32)
+  plain = jnp.einsum(eqn, rows, kernel / scale, precision='highest')
+  np.testing.assert_allclose(ours, plain, atol=1e-4)
 
 
 def test_a_loop_keeps_no_floats_of_all_integers():

@@ -1,5 +1,7 @@
 """Products of activations with weights that are stored as integers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -39,7 +41,7 @@ def project_integers(
   if jax.default_backend() == 'cpu':
     product = _in_blocks(eqn, x, kernel)
   else:
-    product = _project.project(eqn, x, kernel.astype(x.dtype), jnp.float32)
+    product = _product(eqn, x, kernel)
   # The scale has the axes of the weight; now those of the product.
   kept = [axis for axis in w_axes if axis in out]
   ones = [i for i, axis in enumerate(w_axes) if axis not in out]
@@ -60,39 +62,41 @@ def _in_blocks(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
   axis, rows = w_axes[0], w.shape[0]
   row = w.size // rows
   if w.size <= _BLOCK:
-    return _project.project(eqn, x, w.astype(x.dtype), jnp.float32)
+    return _product(eqn, x, w)
   if axis not in x_axes and row > _BLOCK:
     # Matrices one by one.
     inner = f'{x_axes},{w_axes[1:]}->{out.replace(axis, "")}'
     product = jax.lax.map(lambda part: _in_blocks(inner, x, part), w)
     return jnp.moveaxis(product, 0, out.index(axis))
-
   most = max(_BLOCK // row, 1)
   size = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
   blocks = w.reshape(rows // size, size, *w.shape[1:])
+  if axis in x_axes:
+    return _summed(eqn, x, blocks, x_axes.index(axis))
+  return _stacked(eqn, x, blocks, out.index(axis))
 
-  def product_of(x: jax.Array, block: jax.Array) -> jax.Array:
-    return _project.project(eqn, x, block.astype(x.dtype), jnp.float32)
 
-  if axis not in x_axes:
-    product = jax.lax.map(lambda block: product_of(x, block), blocks)
-    product = jnp.moveaxis(product, 0, out.index(axis))
-    shape = list(product.shape)
-    place = out.index(axis)
-    shape[place : place + 2] = [rows]
-    return product.reshape(shape)
+def _stacked(eqn: str, x: jax.Array, blocks: jax.Array, axis: int) -> jax.Array:
+  """Each block makes a part of axis `axis` of the product."""
+  product = jax.lax.map(lambda block: _product(eqn, x, block), blocks)
+  product = jnp.moveaxis(product, 0, axis)
+  return jax.lax.collapse(product, axis, axis + 2)
 
-  # Summed over: block by block, in float32.
-  place = x_axes.index(axis)
-  shape = list(x.shape)
-  shape[place : place + 1] = [rows // size, size]
-  parts = jnp.moveaxis(x.reshape(shape), place, 0)
-  shapes = jax.eval_shape(product_of, parts[0], blocks[0])
+
+def _summed(eqn: str, x: jax.Array, blocks: jax.Array, axis: int) -> jax.Array:
+  """Each block is for a part of axis `axis` of `x`; float32 sums."""
+  shape = (*x.shape[:axis], *blocks.shape[:2], *x.shape[axis + 1 :])
+  parts = jnp.moveaxis(x.reshape(shape), axis, 0)
+  first = jax.eval_shape(functools.partial(_product, eqn), parts[0], blocks[0])
 
   def add(
     total: jax.Array, part: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, None]:
-    return total + product_of(*part), None
+    return total + _product(eqn, *part), None
 
-  zeros = jnp.zeros(shapes.shape, jnp.float32)
+  zeros = jnp.zeros(first.shape, jnp.float32)
   return jax.lax.scan(add, zeros, (parts, blocks))[0]
+
+
+def _product(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
+  return _project.project(eqn, x, w.astype(x.dtype), jnp.float32)
