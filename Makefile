@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
-PYTEST := $(BIN)/python -m pytest -q -n 2
+# The tests of a file share what they compile, so one worker runs them.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: demo test check fast format golden constraints clean
 

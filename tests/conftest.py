@@ -43,6 +43,13 @@ def pytest_collection_modifyitems(items):
       item.add_marker('slow')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs():
+  """Compiled programs hold memory maps, of which a process may have 65,530."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def tiny():
   """The bundled model, its weights and its tokenizer."""
