@@ -17,11 +17,11 @@ On 2 cores of a virtual machine, JAX 0.10.2, torch 2.13:
 | transformers | 1.69 | 3.51 | 3.63 | 912 |
 """
 
+import functools
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import tempfile
 
 import peers
@@ -45,11 +45,12 @@ def main() -> None:
     warm['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     starts = [('ours, cold', 'ours', {}), ('ours, warm', 'ours', warm)]
     starts += [(s, s, {}) for s in found if s != 'ours']
-    start('ours', found['ours'], folder, warm)  # Fills the cache.
+    once = functools.partial(peers.run_once, __file__)
+    once('ours', found['ours'], str(folder), **warm)  # Fills the cache.
     results: dict[str, list] = {label: [] for label, *_ in starts}
     for _ in range(args.rounds):
       for label, side, env in starts:
-        results[label].append(start(side, found[side], folder, env))
+        results[label].append(once(side, found[side], str(folder), **env))
   print(f'\n| side | {" | ".join(STAGES)} |\n' + '|---' * 5 + '|')
   for label, rounds in results.items():
     cells = [statistics.median(r[stage] for r in rounds) for stage in STAGES]
@@ -66,18 +67,6 @@ def save(folder: pathlib.Path, smoke: bool) -> None:
     model = gm.nn.Gemma3_270M()
     params = peers.flax_params(model, 'bfloat16')
   gm.ckpts.save_hf(folder, model=model, params=params, tokenizer=tiny.tokenizer)
-
-
-def start(
-  side: str, python: str, folder: pathlib.Path, env: dict[str, str]
-) -> dict[str, float]:
-  """Runs one process and returns its stages."""
-  base = peers.our_env() if side == 'ours' else peers.clean_env()
-  command = [python, __file__, '--side', side, str(folder)]
-  out = subprocess.run(
-    command, check=True, capture_output=True, text=True, env=base | env
-  )
-  return json.loads(out.stdout.splitlines()[-1])
 
 
 def since_start() -> float:

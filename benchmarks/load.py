@@ -27,7 +27,6 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import time
 from typing import Any
@@ -69,7 +68,9 @@ def main() -> None:
     for _ in range(args.rounds):
       for label, (side, options) in sides.items():
         row = {'folder': str(folder), **options}
-        results[label].append(start(side, found[side], row))
+        results[label].append(
+          peers.run_once(__file__, side, found[side], json.dumps(row))
+        )
   print(f'\n{size / 2**20:,.0f} MiB.\n')
   print('| side | seconds | GB/s | peak / folder |\n' + '|---' * 4 + '|')
   for label, rounds in results.items():
@@ -97,18 +98,6 @@ def save(folder: pathlib.Path, smoke: bool) -> None:
     params=peers.flax_params(model, 'bfloat16'),
     max_shard_bytes=SHARD_BYTES,
   )
-
-
-def start(side: str, python: str, row: dict[str, Any]) -> dict[str, float]:
-  """Loads in a process of its own."""
-  out = subprocess.run(
-    [python, __file__, '--side', side, json.dumps(row)],
-    check=True,
-    capture_output=True,
-    text=True,
-    env=peers.our_env() if side == 'ours' else peers.clean_env(),
-  )
-  return json.loads(out.stdout.splitlines()[-1])
 
 
 def report(before: int, start: float) -> None:

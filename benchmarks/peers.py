@@ -110,6 +110,18 @@ class Side:
     return None
 
 
+def run_once(
+  script: str, side: str, python: str, argument: str, **env: str
+) -> dict[str, float]:
+  """What a side prints last, in a process that measures once."""
+  base = our_env() if side == 'ours' else clean_env()
+  command = [python, script, '--side', side, argument]
+  out = subprocess.run(
+    command, check=True, capture_output=True, text=True, env=base | env
+  )
+  return json.loads(out.stdout.splitlines()[-1])
+
+
 def serve(setup: Callable[[], Callable[[], Mapping[str, float]]]) -> None:
   """The other end of a `Side`: sets up, then one result per line of input."""
   measure = setup()

@@ -19,6 +19,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import pytest
 
@@ -56,3 +57,10 @@ def tiny():
   from gemma import gm
 
   return gm.from_pretrained(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)
+
+
+@pytest.fixture(scope='session')
+def wide(tiny):
+  """The bundled model in float32, as keywords of a sampler."""
+  params = jax.tree.map(lambda x: x.astype(jnp.float32), tiny.params)
+  return {'model': tiny.model, 'params': params, 'tokenizer': tiny.tokenizer}

@@ -4,8 +4,6 @@ import asyncio
 import io
 import json
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 from gemma import gm
@@ -17,11 +15,9 @@ FIELDS = {
 
 
 @pytest.fixture(scope='module')
-def sampler(tiny):
+def sampler(wide):
   return gm.text.Sampler(
-    model=tiny.model,
-    params=jax.tree.map(lambda x: x.astype(jnp.float32), tiny.params),
-    tokenizer=tiny.tokenizer,
+    **wide,
     **FIELDS,
   )
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,11 +15,9 @@ PROMPTS = ['ROMEO:', 'What is the meaning of this, good my lord?', 'A']
 
 
 @pytest.fixture(scope='module')
-def sampler(tiny):
+def sampler(wide):
   return gm.text.Sampler(
-    model=tiny.model,
-    params=jax.tree.map(lambda x: x.astype(jnp.float32), tiny.params),
-    tokenizer=tiny.tokenizer,
+    **wide,
     cache_length=128,
     max_out_length=48,
     pad_length=16,

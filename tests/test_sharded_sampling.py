@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -15,11 +14,9 @@ PROMPTS = ['ROMEO:', 'A', 'To be, or', 'What is the matter?']
 
 
 @pytest.fixture(scope='module')
-def sampler(tiny):
+def sampler(wide):
   return gm.text.Sampler(
-    model=tiny.model,
-    params=jax.tree.map(lambda x: x.astype(jnp.float32), tiny.params),
-    tokenizer=tiny.tokenizer,
+    **wide,
     cache_length=64,
     max_out_length=16,
     pad_length=16,

@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -26,11 +25,9 @@ DATE = gm.text.Regex(r'[12][0-9]{3}-[01][0-9]')
 
 
 @pytest.fixture(scope='module')
-def sampler(tiny):
+def sampler(wide):
   return gm.text.Sampler(
-    model=tiny.model,
-    params=jax.tree.map(lambda x: x.astype(jnp.float32), tiny.params),
-    tokenizer=tiny.tokenizer,
+    **wide,
     cache_length=64,
     max_out_length=24,
     pad_length=32,
