@@ -55,10 +55,6 @@ class Tensor:
   def ndim(self) -> int:
     return len(self.shape)
 
-  @property
-  def size(self) -> int:
-    return math.prod(self.shape)
-
   def __getitem__(self, rows: slice) -> 'Tensor':
     """Some of its rows; nothing is read."""
     if not self.shape:
