@@ -75,7 +75,10 @@ def save_params(
     if save_concurrent_gb is None
     else {'save_concurrent_gb': save_concurrent_gb}
   )
-  checkpointer = ocp.StandardCheckpointer(**limit)
+  # The folder is made before anything can fail: made by a thread of its own, it
+  # could appear after the failure has been cleaned up.
+  in_order = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+  checkpointer = ocp.StandardCheckpointer(async_options=in_order, **limit)
   try:
     checkpointer.save(folder, tree)
     if wait_until_finished:
