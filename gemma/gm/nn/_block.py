@@ -4,6 +4,7 @@ Axes: B batch, T query, S key, D model, N query heads, K kv heads, H head_dim.
 """
 
 from flax import linen as nn
+from flax import struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -13,10 +14,14 @@ from jaxtyping import Int
 
 from gemma.gm.math import _attention
 from gemma.gm.math import _mask
+from gemma.gm.math import _norm
 from gemma.gm.math import _rope
+from gemma.gm.nn import _altup
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
+from gemma.gm.nn import _experts
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _per_layer
 
 
 class Attention(nn.Module):
@@ -32,70 +37,102 @@ class Attention(nn.Module):
   spec: _config.LayerSpec
   dtype: DTypeLike = jnp.bfloat16
 
-  def setup(self):
-    spec, embed_dim = self.spec, self.config.embed_dim
-    n, k, h = spec.num_heads, spec.num_kv_heads, spec.head_dim
-    if spec.fused_qkv:
-      self.qkv_einsum = self._einsum(3, n, embed_dim, h)
-    else:
-      self.q_einsum = self._einsum(n, embed_dim, h)
-      self.kv_einsum = self._einsum(2, k, embed_dim, h)
-    if spec.qk_norm:
-      eps = self.config.norm_eps
-      self._query_norm = _layers.RMSNorm(eps=eps, dtype=self.dtype)
-      self._key_norm = _layers.RMSNorm(eps=eps, dtype=self.dtype)
-    self.attn_vec_einsum = self._einsum(n, h, embed_dim)
-
+  @nn.compact
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
-    mask: _mask.Mask,
-    length: Int[Array, 'B'],
+    context: 'Context',
     cache: _cache.LayerKV | None = None,
-  ) -> tuple[_cache.LayerKV | None, Float[Array, 'B T D']]:
+    shared: _cache.KeyValues | None = None,
+  ) -> tuple[_cache.LayerKV | None, _cache.KeyValues, Float[Array, 'B T D']]:
     """Attends from `x` to itself and to what is in the cache.
 
     Args:
       x: Normed residual stream.
-      positions: Position of each token, for RoPE.
-      mask: Indices of the queries and of the new keys; this layer adds its
-        window and the keys of the cache.
-      length: Tokens that each row had before.
-      cache: Their keys and values.
+      context: What all layers share; this one adds its window and the keys of
+        the cache to the mask.
+      cache: Keys and values of the tokens before.
+      shared: What the layer attended to whose keys and values this one reads.
 
     Returns:
-      The extended cache (None without one), and the attention's output.
+      The extended cache (None without one), what was attended to, and the
+      attention's output.
     """
-    q, k, v = self._project(x)
-    if self.spec.qk_norm:
-      q, k = self._query_norm(q), self._key_norm(k)
-    rope = self.spec.attention.rope
-    q, k = _rope.rotate(q, positions, rope), _rope.rotate(k, positions, rope)
-
-    if cache is None:
-      seen = _cache.KeyValues(k=k, v=v, index=mask.k_index)
+    spec = self.spec
+    n, h, embed_dim = spec.num_heads, spec.head_dim, self.config.embed_dim
+    if spec.fused_qkv:
+      q, k, v = self._einsum('qkv_einsum', 3, n, embed_dim, h)(
+        'BTD,CNDH->CBTNH', x
+      )
     else:
-      cache, seen = cache.extend(k, v, mask.k_index, length)
+      q = self._einsum('q_einsum', n, embed_dim, h)('BTD,NDH->BTNH', x)
+    q = self._rotate(self._normed('query_norm', q), context)
+    if shared is None:
+      if not spec.fused_qkv:
+        k, v = self._keys_values(x)
+      k = self._rotate(self._normed('key_norm', k), context)
+      if spec.value_norm:
+        v = _norm.rms_norm(v, eps=self.config.norm_eps)
+      cache, shared = self._extend(cache, k, v, context)
+    mask = context.mask.replace(k_index=shared.index, window=spec.window)
     out = _attention.attend(
       q,
-      seen.k,
-      seen.v,
-      mask=mask.replace(k_index=seen.index, window=self.spec.window),
-      scale=self.spec.query_scale,
-      softcap=self.spec.softcap,
+      shared.k,
+      shared.v,
+      mask=mask if spec.images_see else mask.replace(q_last=None),
+      scale=spec.query_scale,
+      softcap=spec.softcap,
     )
-    return cache, self.attn_vec_einsum('BTNH,NHD->BTD', out)
+    output = self._einsum('attn_vec_einsum', n, h, embed_dim)
+    return cache, shared, output('BTNH,NHD->BTD', out)
 
-  def _einsum(self, *shape: int) -> _layers.Einsum:
-    return _layers.Einsum(shape, dtype=self.dtype)
+  def _keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    k, h = self.spec.num_kv_heads, self.spec.head_dim
+    shape = k, self.config.embed_dim, h
+    if self.spec.keys_as_values:
+      keys = self._einsum('k_einsum', *shape)('BTD,KDH->BTKH', x)
+      return keys, keys
+    both = self._einsum('kv_einsum', 2, *shape)('BTD,CKDH->CBTKH', x)
+    return both[0], both[1]
 
-  def _project(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    if self.spec.fused_qkv:
-      return tuple(self.qkv_einsum('BTD,CNDH->CBTNH', x))
-    q = self.q_einsum('BTD,NDH->BTNH', x)
-    k, v = self.kv_einsum('BTD,CKDH->CBTKH', x)
-    return q, k, v
+  def _extend(
+    self,
+    cache: _cache.LayerKV | None,
+    k: jax.Array,
+    v: jax.Array,
+    context: 'Context',
+  ) -> tuple[_cache.LayerKV | None, _cache.KeyValues]:
+    index = context.mask.k_index
+    if cache is None:
+      return None, _cache.KeyValues(k=k, v=v, index=index)
+    return cache.extend(k, v, index, context.length)
+
+  def _normed(self, name: str, x: jax.Array) -> jax.Array:
+    if not self.spec.qk_norm:
+      return x
+    # Gemma 3 has an underscore there.
+    prefix = '_' if self.config.zero_centered_norms else ''
+    return _layers.norm_of(self.config, self.dtype, prefix + name)(x)
+
+  def _rotate(self, x: jax.Array, context: 'Context') -> jax.Array:
+    return _rope.rotate(x, context.positions, self.spec.attention.rope)
+
+  def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
+    return _layers.Einsum(shape, dtype=self.dtype, name=name)
+
+
+class Context(struct.PyTreeNode):
+  """What all layers share in a forward pass.
+
+  Attributes:
+    positions: Position of each token, for RoPE.
+    mask: Indices of the queries and of the new keys.
+    length: Tokens that each row had before.
+  """
+
+  positions: Int[Array, 'B T']
+  mask: _mask.Mask
+  length: Int[Array, 'B']
 
 
 class Block(nn.Module):
@@ -111,33 +148,95 @@ class Block(nn.Module):
   spec: _config.LayerSpec
   dtype: DTypeLike = jnp.bfloat16
 
-  def setup(self):
-    spec = self.spec
-    self.pre_attention_norm = self._norm()
-    self.attn = Attention(self.config, spec, self.dtype)
-    self.post_attention_norm = self._norm() if spec.post_attn_norm else None
-    self.pre_ffw_norm = self._norm()
-    self.mlp = _layers.FeedForward(self.config.embed_dim, spec.ffw, self.dtype)
-    self.post_ffw_norm = self._norm() if spec.post_ffw_norm else None
-
+  @nn.compact
   def __call__(
     self,
-    x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
-    mask: _mask.Mask,
-    length: Int[Array, 'B'],
+    x: Float[Array, '*I B T D'],
+    context: Context,
     cache: _cache.LayerKV | None = None,
-  ) -> tuple[_cache.LayerKV | None, Float[Array, 'B T D']]:
-    """The residual stream after this layer; arguments as `Attention`."""
-    attended = self.pre_attention_norm(x)
-    cache, attended = self.attn(attended, positions, mask, length, cache)
-    if self.post_attention_norm is not None:
-      attended = self.post_attention_norm(attended)
-    x += attended
-    hidden = self.mlp(self.pre_ffw_norm(x))
-    if self.post_ffw_norm is not None:
-      hidden = self.post_ffw_norm(hidden)
-    return cache, x + hidden
+    shared: _cache.KeyValues | None = None,
+    per_layer: Float[Array, 'B T P'] | None = None,
+  ) -> tuple[_cache.LayerKV | None, _cache.KeyValues, Float[Array, '*I B T D']]:
+    """The residual stream, or all of them, after this layer.
 
-  def _norm(self) -> _layers.RMSNorm:
-    return _layers.RMSNorm(eps=self.config.norm_eps, dtype=self.dtype)
+    Args:
+      x: The stream; all of them if the config has `altup`.
+      context: See `Attention`, as the next two.
+      cache: Keys and values of the tokens before.
+      shared: What another layer attended to.
+      per_layer: This layer's own input.
+
+    Returns:
+      The extended cache, what was attended to, and the stream.
+    """
+    if self.config.altup is None:
+      cache, shared, x = self._layer(x, context, cache, shared)
+      if per_layer is not None:
+        mapping = _per_layer.PerLayerMapping(self.config, self.dtype)
+        nn.share_scope(self, mapping)
+        x += mapping(x, per_layer)
+      return cache, shared, self._scaled(x)
+    altup = _altup.AltUp(self.config, self.dtype, name='altup')
+    active = self.config.altup.active
+    x = altup.predict(x)
+    cache, shared, y = self._layer(x[active], context, cache, shared)
+    x = altup.correct(x, y)
+    mapping = _per_layer.PerLayerMapping(
+      self.config, self.dtype, name='per_layer_mapping'
+    )
+    x = altup.add(x, mapping(altup.scale(x[active]), per_layer))
+    return cache, shared, x
+
+  def _layer(
+    self,
+    x: jax.Array,
+    context: Context,
+    cache: _cache.LayerKV | None,
+    shared: _cache.KeyValues | None,
+  ) -> tuple[_cache.LayerKV | None, _cache.KeyValues, jax.Array]:
+    normed = self._norm('pre_attention_norm')(x)
+    attention = Attention(self.config, self.spec, self.dtype, name='attn')
+    cache, shared, attended = attention(normed, context, cache, shared)
+    if self.spec.post_attn_norm:
+      attended = self._norm('post_attention_norm')(attended)
+    x += attended
+    if self.spec.laurel_rank:
+      x = (x + self._laurel(normed)) * jnp.asarray(2**-0.5, x.dtype)
+    return cache, shared, x + self._feed_forward(x)
+
+  def _laurel(self, x: jax.Array) -> jax.Array:
+    """A residual branch of low rank (https://arxiv.org/abs/2411.07501)."""
+    laurel = _layers.LowRank(self.spec.laurel_rank, self.dtype, name='laurel')
+    return x + self._norm('post_laurel_norm')(laurel(x))
+
+  def _feed_forward(self, x: jax.Array) -> jax.Array:
+    if self.spec.experts is None:
+      hidden = self._dense('mlp')(self._norm('pre_ffw_norm')(x))
+    else:
+      hidden = self._dense('mlp2')(self._norm('pre_ffw2_norm')(x))
+      hidden = self._norm('post_ffw2_norm')(hidden)
+      experts = _experts.Experts(
+        self.config.embed_dim,
+        self.spec.experts,
+        self.config.norm_eps,
+        self.dtype,
+        name='mlp',
+      )
+      chosen = experts(self._norm('pre_ffw_norm')(x), x)
+      hidden += self._norm('post_ffw1_norm')(chosen)
+    if self.spec.post_ffw_norm:
+      hidden = self._norm('post_ffw_norm')(hidden)
+    return hidden
+
+  def _scaled(self, x: jax.Array) -> jax.Array:
+    if not self.spec.layer_scalar:
+      return x
+    scale = self.param('skip_scale', nn.initializers.ones, (1,), self.dtype)
+    return x * scale.astype(x.dtype)[None, None]
+
+  def _dense(self, name: str) -> _layers.FeedForward:
+    width, spec = self.config.embed_dim, self.spec.ffw
+    return _layers.FeedForward(width, spec, self.dtype, name=name)
+
+  def _norm(self, name: str) -> _layers.RMSNorm:
+    return _layers.norm_of(self.config, self.dtype, name)

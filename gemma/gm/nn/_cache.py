@@ -237,7 +237,11 @@ def init_cache(
     )
 
   return KVCache(
-    layers={f'layer_{i}': layer(s) for i, s in enumerate(config.layers())},
+    layers={
+      f'layer_{i}': layer(spec)
+      for i, spec in enumerate(config.layers())
+      if spec.kv_source is None
+    },
     length=jnp.zeros(batch_size, jnp.int32),
     cache_length=cache_length,
   )

@@ -18,11 +18,14 @@ from jaxtyping import Int
 
 from gemma.gm.math import _integers
 from gemma.gm.math import _lookup
+from gemma.gm.math import _norm
 from gemma.gm.math import _project
+from gemma.gm.math import _sparsity
 from gemma.gm.nn import _config
 from gemma.gm.nn import _weights
 
-_INIT = nn.initializers.normal(stddev=0.01)
+INIT = nn.initializers.normal(stddev=0.01)
+_ONES = nn.initializers.ones
 
 
 class Einsum(nn.Module):
@@ -42,7 +45,7 @@ class Einsum(nn.Module):
 
   shape: Sequence[int]
   weight_name: str = 'w'
-  initializer: Callable[..., jax.Array] = _INIT
+  initializer: Callable[..., jax.Array] = INIT
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -65,25 +68,26 @@ class Einsum(nn.Module):
 class RMSNorm(nn.Module):
   """Root mean square norm (https://arxiv.org/abs/1910.07467), in float32.
 
-  The scale is stored zero-centred: the output is `x / rms(x) * (1 + scale)`.
+  By default the scale is stored zero-centred: the output is
+  `x / rms(x) * (1 + scale)`.
 
   Attributes:
     eps: Added to the mean square.
     dtype: Dtype of the parameter; bfloat16 by default.
+    zero_centered: Whether the factor is `1 + scale` and not `scale`.
   """
 
   eps: float = 1e-6
   dtype: DTypeLike | None = None
+  zero_centered: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
     dtype = jnp.bfloat16 if self.dtype is None else self.dtype
-    scale = self.param('scale', nn.initializers.zeros, (x.shape[-1],), dtype)
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(mean_square + self.eps)
-    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    return (normed * (1 + scale)).astype(x.dtype)
+    start = nn.initializers.zeros if self.zero_centered else _ONES
+    scale = self.param('scale', start, (x.shape[-1],), dtype)
+    scale = scale.astype(jnp.float32) + self.zero_centered
+    return _norm.rms_norm(x, scale, eps=self.eps)
 
 
 class Embedder(nn.Module):
@@ -109,7 +113,7 @@ class Embedder(nn.Module):
     self.integers: Any = self.get_variable('params', '_IntEmbedder_0')
     if self.integers is None:
       shape = self.vocab_size, self.embed_dim
-      self.input_embedding = self.param('input_embedding', _INIT, shape, dtype)
+      self.input_embedding = self.param('input_embedding', INIT, shape, dtype)
     if self.vision_proj_dim is not None:
       # In float32, as released: in float16 units, bfloat16 overflows here.
       shape = self.vision_proj_dim, self.embed_dim
@@ -175,6 +179,8 @@ class FeedForward(nn.Module):
     gating = self._einsum('gating_einsum', 2, *(shape[axis] for axis in order))
     linear = self._einsum('linear', hidden, self.embed_dim)
     gate, up = gating(f'BLD,C{order}->CBLF', x)
+    if self.spec.sparsity:
+      gate = _sparsity.sparsify(gate, self.spec.sparsity)
     # In float32 inside: to round after each step is slow on a CPU, and worse.
     active = nn.gelu(gate.astype(jnp.float32), approximate=True)
     active = active.astype(x.dtype) * up
@@ -185,3 +191,36 @@ class FeedForward(nn.Module):
     einsum = Einsum(shape, weight_name=name, dtype=self.dtype)
     nn.share_scope(self, einsum)
     return einsum
+
+
+class LowRank(nn.Module):
+  """`x A B`.
+
+  Attributes:
+    rank: Columns of `A`.
+    dtype: Dtype of the parameters.
+  """
+
+  rank: int
+  dtype: DTypeLike = jnp.bfloat16
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    left = self._einsum('linear_left', x.shape[-1], self.rank)
+    right = self._einsum('linear_right', self.rank, x.shape[-1])
+    return right('BLR,RD->BLD', left('BLD,DR->BLR', x))
+
+  def _einsum(self, name: str, *shape: int) -> Einsum:
+    return Einsum(shape, dtype=self.dtype, name=name)
+
+
+def norm_of(
+  config: _config.TransformerConfig, dtype: DTypeLike, name: str
+) -> RMSNorm:
+  """A norm as the config has it."""
+  return RMSNorm(
+    eps=config.norm_eps,
+    dtype=dtype,
+    zero_centered=config.zero_centered_norms,
+    name=name,
+  )

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Num
 
+from gemma.gm.nn import _altup
 from gemma.gm.nn import _block
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _checks
@@ -30,6 +31,7 @@ from gemma.gm.nn import _image_checks
 from gemma.gm.nn import _info
 from gemma.gm.nn import _inputs
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _place
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
@@ -106,7 +108,14 @@ class Transformer(nn.Module):
       _block.Block(config, spec, dtype, name=f'layer_{i}')
       for i, spec in enumerate(config.layers())
     ]
-    self.final_norm = _layers.RMSNorm(eps=config.norm_eps, dtype=dtype)
+    self.final_norm = _layers.norm_of(config, dtype, 'final_norm')
+    self._streams = self._per_layer = None
+    if config.altup is not None:
+      self._streams = _altup.Streams(config, dtype)
+      nn.share_scope(self, self._streams)
+    if config.per_layer_input_dim:
+      self._per_layer = _per_layer.PerLayerInputs(config, dtype)
+      nn.share_scope(self._per_layer, self.embedder)
 
   @property
   def vision_encoder(self) -> _siglip.SigLiPFromPatches | None:
@@ -287,11 +296,8 @@ class Transformer(nn.Module):
     positions = inputs.positions
     if positions is None:
       positions = mask.q_index
-    layers = {}
-    for i, block in enumerate(self.blocks):
-      name = f'layer_{i}'
-      layer = None if cache is None else cache.layers[name]
-      layers[name], x = block(x, positions, mask, length, layer)
+    context = _block.Context(positions, mask, length)
+    layers, x = self._layers(tokens, x, context, cache)
     if cache is not None:
       cache = cache.replace(
         layers=layers, length=length + jnp.sum(real, axis=1, dtype=jnp.int32)
@@ -306,6 +312,35 @@ class Transformer(nn.Module):
       cache=cache,
       hidden_states=x if return_hidden_states else None,
     )
+
+  def _layers(
+    self,
+    tokens: Int[Array, 'B T'],
+    x: Float[Array, 'B T D'],
+    context: _block.Context,
+    cache: _cache.KVCache | None,
+  ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, 'B T D']]:
+    """The extended cache of each layer that has one, and the last stream."""
+    specs = self.config.layers()
+    per_layer = self._per_layer and self._per_layer(tokens, x)
+    if self._streams is not None:
+      x = self._streams.split(x)
+    layers, seen = {}, {}
+    for i, (block, spec) in enumerate(zip(self.blocks, specs, strict=True)):
+      name, source = f'layer_{i}', spec.kv_source
+      own = None if cache is None or source is not None else cache.layers[name]
+      extended, seen[i], x = block(
+        x,
+        context,
+        own,
+        None if source is None else seen[source],
+        _per_layer.of_layer(per_layer, i),
+      )
+      if source is None:
+        layers[name] = extended
+    if self._streams is not None:
+      x = self._streams.join(x)
+    return layers, x
 
   def _embed(
     self, inputs: _inputs.Inputs

@@ -1,0 +1,96 @@
+"""What each layer gets of each token by a table of its own.
+
+Per-layer embeddings, as in Gemma 3n and 4.
+
+Axes: *B any batch dims, B batch, L length, N layers, P width of an input, D
+model, V vocab.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+
+from gemma.gm.math import _lookup
+from gemma.gm.nn import _config
+from gemma.gm.nn import _layers
+
+
+class PerLayerInputs(nn.Module):
+  """Inputs of all layers, from the tokens and from their embeddings.
+
+  Parameters are those of the embedder, which shares its scope.
+
+  Attributes:
+    config: The model's config.
+    dtype: Dtype of the parameters.
+  """
+
+  config: _config.TransformerConfig
+  dtype: DTypeLike = jnp.bfloat16
+
+  @nn.compact
+  def __call__(
+    self, tokens: Int[Array, 'B L'], x: Float[Array, 'B L D']
+  ) -> Float[Array, 'B L N P']:
+    """The mean, but for its length, of what tokens and embeddings say.
+
+    Args:
+      tokens: Token ids; those that stand for no row count as padding.
+      x: The residual stream before the first layer.
+    """
+    config = self.config
+    vocab, width = config.num_embed, config.per_layer_input_dim
+    layers = config.num_layers
+    table_name, projection_name = (
+      ('per_layer_embeddings', 'per_layer_model_projection')
+      if config.altup is None
+      else ('per_layer_input_embedding', 'per_layer_input_projection')
+    )
+    shape = (config.embed_dim, layers, width)
+    project = _layers.Einsum(shape, dtype=self.dtype, name=projection_name)
+    norm = _layers.norm_of(config, self.dtype, 'per_layer_projection_norm')
+    projected = project('BLD,DNP->BLNP', x) * config.embed_dim**-0.5
+    table = self.param(
+      table_name, _layers.INIT, (vocab, layers, width), self.dtype
+    )
+    known = jnp.where((tokens >= 0) & (tokens < vocab), tokens, 0)
+    rows = _lookup.lookup(table.reshape(vocab, -1), known)
+    rows = rows.reshape(*tokens.shape, layers, width).astype(x.dtype)
+    rows *= jnp.sqrt(jnp.float32(width)).astype(rows.dtype)
+    return (norm(projected) + rows) * jnp.asarray(2**-0.5, x.dtype)
+
+
+class PerLayerMapping(nn.Module):
+  """What a layer makes of its input: an update of the residual stream.
+
+  Attributes:
+    config: The model's config.
+    dtype: Dtype of the parameters.
+  """
+
+  config: _config.TransformerConfig
+  dtype: DTypeLike = jnp.bfloat16
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B L D'], per_layer: Float[Array, 'B L P']
+  ) -> Float[Array, 'B L D']:
+    width, embed_dim = self.config.per_layer_input_dim, self.config.embed_dim
+    gate = self._einsum('per_layer_input_gate', embed_dim, width)
+    project = self._einsum('per_layer_projection', width, embed_dim)
+    active = nn.gelu(gate('BLD,DP->BLP', x).astype(jnp.float32))
+    update = project('BLP,PD->BLD', active.astype(x.dtype) * per_layer)
+    name = 'post_per_layer_input_norm'
+    return _layers.norm_of(self.config, self.dtype, name)(update)
+
+  def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
+    return _layers.Einsum(shape, dtype=self.dtype, name=name)
+
+
+def of_layer(per_layer: jax.Array | None, i: int) -> jax.Array | None:
+  """The input of one layer, if there are any."""
+  return None if per_layer is None else per_layer[:, :, i]
