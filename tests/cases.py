@@ -46,11 +46,18 @@ class Case:
     """Random float32 weights of this model, the same on every machine."""
     flat = _tree.flatten(_transformer.param_shapes(self.model))
     return _tree.unflatten(
-      {path: _weight(path, leaf.shape) for path, leaf in flat.items()}
+      {path: self._weight(path, leaf.shape) for path, leaf in flat.items()}
     )
 
   def apply(self, tokens: Any, **kwargs: Any) -> _transformer.Output:
     return self.model.apply({'params': self.params}, tokens, **kwargs)
+
+  def _weight(self, path: str, shape: tuple[int, ...]) -> jax.Array:
+    rng = np.random.RandomState(zlib.crc32(path.encode()))
+    std, mean = 0.2, 0.0
+    if path.endswith('scale'):
+      std, mean = 0.3, 0.0 if self.config.zero_centered_norms else 1.0
+    return jnp.asarray(rng.normal(mean, std, shape), jnp.float32)
 
   def tokens(self, rows: int = 3, length: int = LENGTH) -> np.ndarray:
     """Random tokens without padding, `int32[rows, length]`."""
@@ -107,12 +114,6 @@ def tree_of(model: _transformer.Transformer) -> str:
   )
 
 
-def _weight(path: str, shape: tuple[int, ...]) -> jax.Array:
-  rng = np.random.RandomState(zlib.crc32(path.encode()))
-  std = 0.3 if path.endswith('scale') else 0.2
-  return jnp.asarray(rng.normal(0, std, shape), jnp.float32)
-
-
 def _case(name: str, pattern: tuple, num_layers: int, **fields: Any) -> Case:
   gemma1 = name.startswith('gemma1')
   shape = {
@@ -146,6 +147,25 @@ _GEMMA3 = {
   'global_base_frequency': 1_000_000,
 }
 
+_NEWER = {
+  'num_kv_heads': 2,
+  'final_logit_softcap': 30.0,
+  'use_qk_norm': True,
+  'use_value_norm': True,
+  'zero_centered_norms': False,
+  'query_scale': 1.0,
+  'transpose_gating_einsum': True,
+  'global_base_frequency': 1_000_000,
+}
+_GEMMA4 = {
+  **_NEWER,
+  'num_layers': 6,
+  'pattern': (_LOCAL,) * 2 + (_GLOBAL,),
+  'global_head_dim': 32,
+  'global_rope_proportion': 0.25,
+  'use_layer_scalar': True,
+  'image_attention': _config.ImageAttention.NONE,
+}
 CASES = (
   _case('gemma1_mqa', (_GLOBAL,), 3, num_kv_heads=1),
   _case('gemma1_mha', (_GLOBAL,), 3, num_kv_heads=4),
@@ -158,6 +178,38 @@ CASES = (
   ),
   _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
   _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
+  _case(
+    'gemma3n',
+    **_NEWER,
+    pattern=(_LOCAL,) * 2 + (_GLOBAL,),
+    num_layers=9,
+    num_kv_shared_layers=3,
+    activation_sparsity=(0.95,) * 2,
+    per_layer_input_dim=8,
+    altup=_config.AltUp(),
+    laurel_rank=4,
+    image_attention=_config.ImageAttention.NONE,
+  ),
+  _case(
+    'gemma4_per_layer',
+    **_GEMMA4,
+    num_kv_shared_layers=3,
+    hidden_dims=(48,) * 3 + (96,) * 3,
+    per_layer_input_dim=8,
+  ),
+  _case(
+    'gemma4_keys_as_values',
+    **_GEMMA4,
+    global_num_kv_heads=1,
+    global_keys_as_values=True,
+  ),
+  _case(
+    'gemma4_experts',
+    **_GEMMA4,
+    global_num_kv_heads=1,
+    global_keys_as_values=True,
+    experts=_config.Experts(num_experts=8, top_k=3, hidden_dim=16),
+  ),
 )
 # 4 soft tokens for an image of 16 patches, inside a window of 6.
 VISION = _case(

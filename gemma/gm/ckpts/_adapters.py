@@ -22,6 +22,7 @@ import safetensors.numpy
 from gemma import peft
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _transformer
@@ -167,7 +168,7 @@ def load_adapter(
 _Pair = tuple[np.ndarray, np.ndarray]  # lora_A, and lora_B with its factor.
 
 
-def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_layout.Row]:
+def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_row.Row]:
   """The weights that adapters can be of: those of linear modules."""
   for row in _hf_layout.table(model.config):
     vision = _hf_layout.is_vision(row.names[0])
@@ -180,7 +181,7 @@ def _has_vision(model: _transformer.Transformer) -> bool:
   return model.config.vision_encoder is not None
 
 
-def _tower(row: _hf_layout.Row, model: _transformer.Transformer) -> str:
+def _tower(row: _hf_row.Row, model: _transformer.Transformer) -> str:
   """What a module is in, if its name does not tell."""
   text = not _hf_layout.is_vision(row.names[0])
   return _TEXT_TOWER if text and _has_vision(model) else ''
@@ -196,7 +197,7 @@ def _no_place(path: _tree.Path) -> str:
   )
 
 
-def _place(row: _hf_layout.Row) -> _tree.Path:
+def _place(row: _hf_row.Row) -> _tree.Path:
   """Where the adapter of a weight is."""
   return _weights.Weight(tuple(row.path.split('/')), ()).adapter
 
@@ -205,20 +206,20 @@ def _module(name: str) -> str:
   return name.removesuffix('.weight')
 
 
-def _axes(row: _hf_layout.Row) -> tuple[str, str]:
+def _axes(row: _hf_row.Row) -> tuple[str, str]:
   """How a weight splits its outputs and its inputs, as einops spells it."""
   weight = (row.pattern or 'o i ->').split(' ->')[0]
   out, in_ = re.findall(r'\([^)]*\)|\S+', weight)
   return out, in_
 
 
-def _rearrange(x: np.ndarray, pattern: str, row: _hf_layout.Row) -> np.ndarray:
+def _rearrange(x: np.ndarray, pattern: str, row: _hf_row.Row) -> np.ndarray:
   sizes = {'n': row.heads} if '(n h)' in pattern and row.heads else {}
   return einops.rearrange(x, pattern, **sizes)
 
 
 def _write(
-  row: _hf_layout.Row, a: np.ndarray, b: np.ndarray
+  row: _hf_row.Row, a: np.ndarray, b: np.ndarray
 ) -> dict[str, np.ndarray]:
   """The tensors of PEFT from an adapter of ours."""
   out, in_ = _axes(row)
@@ -233,7 +234,7 @@ def _write(
 
 
 def _read(
-  row: _hf_layout.Row, pairs: list[_Pair | None]
+  row: _hf_row.Row, pairs: list[_Pair | None]
 ) -> tuple[jax.Array, jax.Array]:
   """An adapter of ours from those of PEFT; None is one that does nothing."""
   out, in_ = _axes(row)

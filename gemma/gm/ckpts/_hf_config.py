@@ -7,12 +7,20 @@ the Hugging Face class holds), or have an older name.
 from collections.abc import Mapping
 from typing import Any
 
+from gemma.gm.ckpts import _hf_newer
 from gemma.gm.ckpts import _hf_vision
 from gemma.gm.nn import _config
 
 _LOCAL = _config.AttentionType.LOCAL_SLIDING
 _GLOBAL = _config.AttentionType.GLOBAL
 _KINDS = {'sliding_attention': _LOCAL, 'full_attention': _GLOBAL}
+# The text model in a file with several.
+_TEXT_OF = {
+  'gemma3': 'gemma3_text',
+  'gemma3n': 'gemma3n_text',
+  'gemma4': 'gemma4_text',
+}
+_MEDIA = 'vision_config', 'audio_config'
 _TANH_GELU = (None, 'gelu', 'gelu_pytorch_tanh')
 # The published Gemma 3 tables with image ids and padding behind the text.
 _PADDED_ROWS, _TEXT_ROWS = 262_208, 262_144
@@ -77,19 +85,23 @@ def from_hf(
     The config of the model.
 
   Raises:
-    ValueError: If the file asks for something that no Gemma 1, 2 or 3 model
-      has; the message names the key.
+    ValueError: If the file asks for something that no Gemma model has; the
+      message names the key.
   """
-  vision = {} if text_only else _hf_vision.from_hf(config)
   file = dict(config.get('text_config', config))
-  model_type = config.get('model_type')
-  if model_type == 'gemma3':
-    model_type = 'gemma3_text'
+  model_type = str(config.get('model_type'))
+  model_type = _TEXT_OF.get(model_type, model_type)
+  if model_type in _hf_newer.DEFAULTS:
+    _refuse_media(config, text_only)
+    file = _hf_newer.DEFAULTS[model_type] | file
+    _refuse_unknown(file)
+    return _hf_newer.from_hf(model_type, file)
   if model_type not in _DEFAULTS:
     raise ValueError(
       f'model_type={model_type!r} in config.json is not one of '
-      f'{[*_DEFAULTS, "gemma3"]}.'
+      f'{[*_DEFAULTS, *_hf_newer.DEFAULTS, *_TEXT_OF]}.'
     )
+  vision = {} if text_only else _hf_vision.from_hf(config)
   file = _DEFAULTS[model_type] | file
   _refuse_unknown(file)
   gemma1, gemma3 = model_type == 'gemma', model_type == 'gemma3_text'
@@ -130,6 +142,10 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
   Raises:
     ValueError: If no Hugging Face Gemma class can hold the config.
   """
+  if not config.zero_centered_norms:
+    out = _hf_newer.to_hf(config)
+    _check_inverse(config, out)
+    return out
   gemma3 = config.use_qk_norm
   gemma2 = config.use_post_attn_norm and not gemma3
   name, family = 'Gemma', 'gemma'
@@ -188,9 +204,21 @@ def padding_rows(config: _config.TransformerConfig) -> int:
   Folders of the sizes with vision have a row for the id of soft tokens, and
   some more.
   """
-  padded = config.vision_encoder is not None and config.vocab_size is None
-  full = config.num_embed == _TEXT_ROWS
-  return _PADDED_ROWS - _TEXT_ROWS if padded and full else 0
+  if config.num_embed != _TEXT_ROWS or config.vocab_size is not None:
+    return 0
+  if config.altup is not None:
+    return _hf_newer.PADDED_ROWS - _TEXT_ROWS
+  return 0 if config.vision_encoder is None else _PADDED_ROWS - _TEXT_ROWS
+
+
+def _refuse_media(config: Mapping[str, Any], text_only: bool) -> None:
+  """Raises on encoders that we do not have, unless they are to be left out."""
+  media = [key for key in _MEDIA if config.get(key) is not None]
+  if media and not text_only:
+    raise ValueError(
+      f'config.json has {media}: the encoders of {config["model_type"]} are not '
+      'supported yet. Pass text_only=True to load the text model.'
+    )
 
 
 def _refuse_unknown(file: Mapping[str, Any]) -> None:
@@ -200,9 +228,8 @@ def _refuse_unknown(file: Mapping[str, Any]) -> None:
     'hidden_activation': activation not in _TANH_GELU,
     'tie_word_embeddings': not file.get('tie_word_embeddings', True),
     'attention_bias': bool(file.get('attention_bias')),
-    'use_bidirectional_attention': bool(
-      file.get('use_bidirectional_attention')
-    ),
+    'use_bidirectional_attention': file.get('use_bidirectional_attention')
+    not in (None, False, 'vision'),
     'quantization_config': file.get('quantization_config') is not None,
   }
   for key, refuse in refused.items():

@@ -6,72 +6,16 @@ patches, p q rows and columns of a patch, c channels.
 """
 
 from collections.abc import Iterator
-from collections.abc import Sequence
 import dataclasses
 import re
-from typing import Any
-
-import einops
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from gemma.gm.ckpts import _hf_config
+from gemma.gm.ckpts import _hf_parts
+from gemma.gm.ckpts import _hf_row
 from gemma.gm.nn import _config
 from gemma.gm.vision import _vit
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One parameter and the tensors that it is made of.
-
-  Attributes:
-    path: The parameter, `layer_0/attn/q_einsum/w`.
-    names: The tensors, without prefix, `layers.0.self_attn.q_proj.weight`. More
-      than one are stacked on a new first axis.
-    pattern: How each tensor becomes the parameter, as an einops pattern.
-    heads: Number `n` of heads in the pattern.
-    rows: If set, only the first rows of the tensor count.
-    padding: Rows that are written behind those, copies of that of padding: what
-      stands for no token is then as unlikely as padding is.
-  """
-
-  path: str
-  names: tuple[str, ...]
-  pattern: str | None = None
-  heads: int | None = None
-  rows: int | None = None
-  padding: int = 0
-
-  def read(self, tensors: Sequence[Any]) -> Any:
-    """The parameter from its tensors; of NumPy if they are."""
-    parts = [self._rearrange(x[: self.rows], self.pattern) for x in tensors]
-    stack = np.stack if isinstance(parts[0], np.ndarray) else jnp.stack
-    return stack(parts) if len(parts) > 1 else parts[0]
-
-  def write(self, param: jax.Array) -> list[jax.Array]:
-    """The tensors from the parameter; the inverse of `read`."""
-    parts = list(param) if len(self.names) > 1 else [param]
-    if self.padding:
-      more = jnp.broadcast_to(param[:1], (self.padding, *param.shape[1:]))
-      parts = [jnp.concatenate([param, more])]
-    inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
-    return [self._rearrange(x, inverse) for x in parts]
-
-  def transpose(self, part: np.ndarray) -> np.ndarray:
-    """A view of what one tensor makes, with the axes in the tensor's order."""
-    if self.pattern is None:
-      return part
-    tensor, param = self.pattern.split(' -> ')
-    tensor = tensor.replace('(', '').replace(')', '')
-    order = [param.split().index(axis) for axis in tensor.split()]
-    return part.transpose(order)
-
-  def _rearrange(self, x: Any, pattern: str | None) -> Any:
-    if pattern is None:
-      return x
-    sizes = {} if self.heads is None else {'n': self.heads}
-    return einops.rearrange(x, pattern, **sizes)
+Row = _hf_row.Row
 
 
 def table(config: _config.TransformerConfig) -> Iterator[Row]:
@@ -83,33 +27,48 @@ def table(config: _config.TransformerConfig) -> Iterator[Row]:
     padding=_hf_config.padding_rows(config),
   )
   yield Row('final_norm/scale', ('norm.weight',))
+  yield from _hf_parts.model(config)
   for i, spec in enumerate(config.layers()):
-    for row in (*_attention(spec), *_norms(spec), *_feed_forward(spec.ffw)):
+    rows = (
+      *_attention(spec, config),
+      *_norms(spec),
+      *_feed_forward(spec),
+      *_hf_parts.layer(spec, config),
+    )
+    for row in rows:
       yield dataclasses.replace(
         row,
         path=f'layer_{i}/{row.path}',
-        names=tuple(f'layers.{i}.{name}.weight' for name in row.names),
+        names=tuple(_hf_parts.full_name(i, name) for name in row.names),
       )
   if config.vision_encoder is not None:
     yield from _projector()
     yield from _vision(config.vision_encoder.siglip_encoder)
 
 
-def _attention(spec: _config.LayerSpec) -> Iterator[Row]:
+def _attention(
+  spec: _config.LayerSpec, config: _config.TransformerConfig
+) -> Iterator[Row]:
   n, k = spec.num_heads, spec.num_kv_heads
   split = '(n h) D -> n D h'
   query, key, value = (f'self_attn.{x}_proj' for x in 'qkv')
+  own = spec.kv_source is None
   if spec.fused_qkv:
     yield Row('attn/qkv_einsum/w', (query, key, value), split, heads=n)
   else:
     yield Row('attn/q_einsum/w', (query,), split, heads=n)
+  if own and spec.keys_as_values:
+    yield Row('attn/k_einsum/w', (key,), split, heads=k)
+  elif own and not spec.fused_qkv:
     yield Row('attn/kv_einsum/w', (key, value), split, heads=k)
   yield Row(
     'attn/attn_vec_einsum/w', ('self_attn.o_proj',), 'D (n h) -> n h D', heads=n
   )
+  prefix = 'attn/_' if config.zero_centered_norms else 'attn/'
   if spec.qk_norm:
-    yield Row('attn/_query_norm/scale', ('self_attn.q_norm',))
-    yield Row('attn/_key_norm/scale', ('self_attn.k_norm',))
+    yield Row(f'{prefix}query_norm/scale', ('self_attn.q_norm',))
+  if spec.qk_norm and own:
+    yield Row(f'{prefix}key_norm/scale', ('self_attn.k_norm',))
 
 
 def _norms(spec: _config.LayerSpec) -> Iterator[Row]:
@@ -119,14 +78,19 @@ def _norms(spec: _config.LayerSpec) -> Iterator[Row]:
     yield Row('pre_ffw_norm/scale', ('post_attention_layernorm',))
     return
   yield Row('post_attention_norm/scale', ('post_attention_layernorm',))
+  if spec.experts is not None:  # It has other names for these.
+    yield from _hf_parts.norms_of_experts()
+    return
   yield Row('pre_ffw_norm/scale', ('pre_feedforward_layernorm',))
   yield Row('post_ffw_norm/scale', ('post_feedforward_layernorm',))
 
 
-def _feed_forward(ffw: _config.Dense) -> Iterator[Row]:
-  pattern = None if ffw.gate_last else 'F D -> D F'
-  yield Row('mlp/gating_einsum', ('mlp.gate_proj', 'mlp.up_proj'), pattern)
-  yield Row('mlp/linear', ('mlp.down_proj',), 'D F -> F D')
+def _feed_forward(spec: _config.LayerSpec) -> Iterator[Row]:
+  mlp = 'mlp' if spec.experts is None else 'mlp2'
+  pattern = None if spec.ffw.gate_last else 'F D -> D F'
+  gates = 'mlp.gate_proj', 'mlp.up_proj'
+  yield Row(f'{mlp}/gating_einsum', gates, pattern)
+  yield Row(f'{mlp}/linear', ('mlp.down_proj',), 'D F -> F D')
 
 
 def _projector() -> Iterator[Row]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _source
 from gemma.gm.ckpts import _targets
@@ -53,7 +54,7 @@ class Stored:
 
   folder: pathlib.Path
   shapes: _targets.Shapes
-  rows: dict[_tree.Path, _hf_layout.Row]
+  rows: dict[_tree.Path, _hf_row.Row]
   tensors: dict[str, _safetensors.Tensor]
 
   def read(
@@ -145,6 +146,10 @@ def _shapes(
   config: _config.TransformerConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shape of every parameter, from one layer of each kind: it is quicker."""
+  parts = config.per_layer_input_dim, config.num_kv_shared_layers
+  if any(parts) or config.hidden_dims:
+    model = _transformer.Transformer(config=config)  # Each layer is its own.
+    return _tree.flatten(_transformer.param_shapes(model))
   kinds = tuple(dict.fromkeys(config.attention_types))
   small = dataclasses.replace(config, attention_types=kinds)
   if (encoder := config.vision_encoder) is not None:
@@ -164,7 +169,7 @@ def _shapes(
 
 def _check(
   folder: pathlib.Path,
-  rows: Iterable[_hf_layout.Row],
+  rows: Iterable[_hf_row.Row],
   tensors: dict[str, _safetensors.Tensor],
   targets: dict[str, jax.ShapeDtypeStruct],
 ) -> None:
@@ -205,7 +210,7 @@ def _dtype_problems(
 
 
 def _shape_of(
-  row: _hf_layout.Row, shapes: list[tuple[int, ...]]
+  row: _hf_row.Row, shapes: list[tuple[int, ...]]
 ) -> tuple[int, ...] | None:
   """Shape of the parameter that a row would read; None if it cannot."""
   structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -15,6 +15,7 @@ import safetensors.numpy
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _hf_vision
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _transformer
@@ -62,7 +63,7 @@ def save_hf(
     _write_shards(folder, shards, name_of)
 
 
-_Tensor = tuple[_hf_layout.Row, Any]  # What a parameter is made into, and it.
+_Tensor = tuple[_hf_row.Row, Any]  # What a parameter is made into, and it.
 
 
 def _rows(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _safetensors
 from gemma.peft import _quantization
 
@@ -27,7 +27,7 @@ class Source:
     shape: Its shape.
   """
 
-  row: _hf_layout.Row
+  row: _hf_row.Row
   tensors: list[_safetensors.Tensor]
   shape: tuple[int, ...]
 

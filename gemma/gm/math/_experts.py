@@ -76,7 +76,7 @@ def gathered_experts(
   gating: Float[Array, 'E G F D'],
   linear: Float[Array, 'E F D'],
 ) -> Float[Array, 'M D']:
-  """`apply_experts` with a copy of the weights for each pair: for few tokens."""
+  """`apply_experts` with a copy of the weights for each pair."""
   gate, up = jnp.einsum('MD,MCGFD->GMCF', x, gating[index])
   y = jnp.einsum('MCF,MCFD->MCD', _active(gate, up), linear[index])
   return jnp.einsum('MC,MCD->MD', weights, y.astype(jnp.float32))

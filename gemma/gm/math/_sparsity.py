@@ -12,7 +12,7 @@ from jaxtyping import Float
 def sparsify(
   gate: Float[Array, '*B F'], sparsity: float
 ) -> Float[Array, '*B F']:
-  """`max(gate - cutoff, 0)`, where about `sparsity` of all are below the cutoff.
+  """`max(gate - cutoff, 0)`, with about `sparsity` of all below the cutoff.
 
   The cutoff is that of a normal distribution with the mean and the deviation of
   the gates of a token (https://arxiv.org/abs/2506.06644), which needs no sort.

@@ -48,10 +48,14 @@ class AltUp(nn.Module):
       self.config, self.dtype, 'router_norm_layer'
     )
 
+  def active(self, x: Float[Array, 'I B L D']) -> Float[Array, 'B L D']:
+    """The stream that layers compute."""
+    return x[self.spec.active]
+
   def predict(self, x: Float[Array, 'I B L D']) -> Float[Array, 'I B L D']:
     """The streams behind the layer, guessed from those before it."""
     coefs = self._clip(self.prediction_coefs)  # P I J
-    mixed = jnp.einsum('BLP,PIJ->BLIJ', self._route(x[self.spec.active]), coefs)
+    mixed = jnp.einsum('BLP,PIJ->BLIJ', self._route(self.active(x)), coefs)
     wide = x.astype(jnp.float32)
     wide += jnp.einsum('BLIJ,JBLD->IBLD', mixed, wide)
     return wide.astype(x.dtype)
@@ -63,7 +67,7 @@ class AltUp(nn.Module):
     coefs = self._clip(self.correction_coefs)  # P I
     share = jnp.einsum('BLP,PI->IBL', self._route(active), coefs) + 1
     wide = predicted.astype(jnp.float32)
-    error = active.astype(jnp.float32) - wide[self.spec.active]
+    error = active.astype(jnp.float32) - self.active(wide)
     return (wide + share[..., None] * error[None]).astype(predicted.dtype)
 
   def scale(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:

@@ -169,22 +169,33 @@ class Block(nn.Module):
     Returns:
       The extended cache, what was attended to, and the stream.
     """
-    if self.config.altup is None:
-      cache, shared, x = self._layer(x, context, cache, shared)
-      if per_layer is not None:
-        mapping = _per_layer.PerLayerMapping(self.config, self.dtype)
-        nn.share_scope(self, mapping)
-        x += mapping(x, per_layer)
-      return cache, shared, self._scaled(x)
+    if self.config.altup is not None:
+      return self._layer_of_streams(x, context, cache, shared, per_layer)
+    cache, shared, x = self._layer(x, context, cache, shared)
+    if per_layer is not None:
+      mapping = _per_layer.PerLayerMapping(self.config, self.dtype)
+      nn.share_scope(self, mapping)
+      x += mapping(x, per_layer)
+    return cache, shared, self._scaled(x)
+
+  def _layer_of_streams(
+    self,
+    x: jax.Array,
+    context: Context,
+    cache: _cache.LayerKV | None,
+    shared: _cache.KeyValues | None,
+    per_layer: jax.Array | None,
+  ) -> tuple[_cache.LayerKV | None, _cache.KeyValues, jax.Array]:
+    """One stream through the layer; its input moves the others."""
     altup = _altup.AltUp(self.config, self.dtype, name='altup')
-    active = self.config.altup.active
     x = altup.predict(x)
-    cache, shared, y = self._layer(x[active], context, cache, shared)
+    cache, shared, y = self._layer(altup.active(x), context, cache, shared)
     x = altup.correct(x, y)
-    mapping = _per_layer.PerLayerMapping(
-      self.config, self.dtype, name='per_layer_mapping'
-    )
-    x = altup.add(x, mapping(altup.scale(x[active]), per_layer))
+    if per_layer is not None:
+      mapping = _per_layer.PerLayerMapping(
+        self.config, self.dtype, name='per_layer_mapping'
+      )
+      x = altup.add(x, mapping(altup.scale(altup.active(x)), per_layer))
     return cache, shared, x
 
   def _layer(

@@ -397,7 +397,9 @@ def _check_parts(config: TransformerConfig) -> None:
     )
   dims, sparsity = config.hidden_dims, config.activation_sparsity
   if dims is not None and len(dims) != layers:
-    raise ValueError(f'hidden_dims has {len(dims)} numbers for {layers} layers.')
+    raise ValueError(
+      f'hidden_dims has {len(dims)} numbers for {layers} layers.'
+    )
   if len(sparsity) > layers or not all(0 <= x < 1 for x in sparsity):
     raise ValueError(
       f'activation_sparsity={sparsity} must be numbers from 0 to below 1, for '
@@ -410,7 +412,9 @@ def _check_parts(config: TransformerConfig) -> None:
       f'{experts.num_experts}.'
     )
   if experts is not None and not config.use_post_ffw_norm:
-    raise ValueError('experts need use_post_ffw_norm=True: their sum is normed.')
+    raise ValueError(
+      'experts need use_post_ffw_norm=True: their sum is normed.'
+    )
   if config.altup is not None and not config.per_layer_input_dim:
     raise ValueError(
       'altup needs per_layer_input_dim: only that moves the other streams.'

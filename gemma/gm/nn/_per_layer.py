@@ -90,7 +90,3 @@ class PerLayerMapping(nn.Module):
   def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
     return _layers.Einsum(shape, dtype=self.dtype, name=name)
 
-
-def of_layer(per_layer: jax.Array | None, i: int) -> jax.Array | None:
-  """The input of one layer, if there are any."""
-  return None if per_layer is None else per_layer[:, :, i]

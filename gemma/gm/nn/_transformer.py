@@ -322,20 +322,24 @@ class Transformer(nn.Module):
   ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, 'B T D']]:
     """The extended cache of each layer that has one, and the last stream."""
     specs = self.config.layers()
-    per_layer = self._per_layer and self._per_layer(tokens, x)
+    inputs: Any = None
+    if self._per_layer is not None:
+      inputs = self._per_layer(tokens, x)
     if self._streams is not None:
       x = self._streams.split(x)
-    layers, seen = {}, {}
+    layers: dict[str, _cache.LayerKV | None] = {}
+    seen: list[_cache.KeyValues] = []
     for i, (block, spec) in enumerate(zip(self.blocks, specs, strict=True)):
       name, source = f'layer_{i}', spec.kv_source
       own = None if cache is None or source is not None else cache.layers[name]
-      extended, seen[i], x = block(
+      extended, attended, x = block(
         x,
         context,
         own,
         None if source is None else seen[source],
-        _per_layer.of_layer(per_layer, i),
+        None if inputs is None else inputs[:, :, i],
       )
+      seen.append(attended)
       if source is None:
         layers[name] = extended
     if self._streams is not None:
