@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.text import _album
 from gemma.gm.text import _grammar
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
@@ -45,6 +46,7 @@ class Request:
 
   Attributes:
     rows: Tokens of each prompt.
+    album: Images of the prompts, and of what they follow.
     keys: The random stream of each row.
     numbers: What sampling methods set for each row.
     limits: Tokens to sample for each row.
@@ -59,6 +61,7 @@ class Request:
   """
 
   rows: list[list[int]]
+  album: _album.Album
   keys: jax.Array
   numbers: list[_settings.Numbers]
   limits: list[int]
@@ -70,6 +73,11 @@ class Request:
   logits_mask: _step.LogitsMask | None = None
   guides: Sequence[Guide] = ()
   sharding: Any = None
+
+  @property
+  def images(self) -> tuple[np.ndarray, ...]:
+    """The images, for a state that goes on from here."""
+    return tuple(self.album.images.values())
 
   def take(self, index: Sequence[int]) -> 'Request':
     """The same for some of the rows."""
