@@ -119,7 +119,7 @@ class Album:
       return None
     wanted = {ids: None for row in chunk.images for ids in row}
     self._encode(model, params, [*wanted])
-    found = {ids: self._soft[model, ids] for ids in wanted}
+    found = {ids: self._soft[id(params), ids] for ids in wanted}
     some = next(iter(found.values()))
     out = np.zeros((len(chunk.images), chunk.room, *some.shape), some.dtype)
     for i, row in enumerate(chunk.images):
@@ -130,6 +130,14 @@ class Album:
       del self._soft[key]
     return out
 
+  def warm_up(
+    self, model: _transformer.Transformer, params: Mapping[str, Any]
+  ) -> None:
+    """Compiles the encoder for every number of images that it gets."""
+    (some, *_) = self.images.values()
+    for count in _BATCHES:
+      _encode(model, params, np.stack([some] * count))
+
   def _encode(
     self,
     model: _transformer.Transformer,
@@ -137,7 +145,12 @@ class Album:
     wanted: Sequence[Ids],
   ) -> None:
     """Makes the soft tokens that are not there yet."""
-    new = [ids for ids in wanted if (model, ids) not in self._soft]
+    new = [ids for ids in wanted if (id(params), ids) not in self._soft]
+    if not self.images.keys() >= {*new}:
+      raise ValueError(
+        'What was said before has images that last_state does not have. Give '
+        'the state of a SamplerOutput as it is.'
+      )
     begin = 0
     while begin < len(new):
       size = next(n for n in _BATCHES if n <= len(new) - begin)
@@ -146,16 +159,8 @@ class Album:
       for ids, soft in zip(
         group, np.asarray(_encode(model, params, pixels)), strict=True
       ):
-        self._soft[model, ids] = soft
+        self._soft[id(params), ids] = soft
       begin += size
-
-
-def warm_up(
-  model: _transformer.Transformer, params: Mapping[str, Any], size: int
-) -> None:
-  """Compiles the encoder for every number of images that it gets."""
-  for count in _BATCHES:
-    _encode(model, params, np.zeros((count, size, size, 3), np.uint8))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -104,6 +104,17 @@ class Filler:
       draft, _ = self._prefill(model, params, rows, draft)
     return _prefix_cache.Caches(cache, draft), ahead
 
+  def warm_up(self, rows: int, capacity: int) -> None:
+    """Compiles every piece of a prompt; those with images, if there is one."""
+    sizes = self.buckets or ()
+    pieces = [[1] * size for size in sizes]
+    for ids in self.album.images:
+      self.album.warm_up(self.model, self.params)
+      room = [size for size in sizes if size >= len(ids)] or [len(ids)]
+      pieces += [[*ids, *[1] * (size - len(ids))] for size in room]
+    for piece in pieces:
+      self.fill(self.empty(rows, capacity), [piece] * rows)
+
   def _prefill(
     self, model: Any, params: Any, rows: Any, cache: Any
   ) -> tuple[Any, _step.Prediction]:

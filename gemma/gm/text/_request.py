@@ -46,7 +46,6 @@ class Request:
 
   Attributes:
     rows: Tokens of each prompt.
-    album: Images of the prompts, and of what they follow.
     keys: The random stream of each row.
     numbers: What sampling methods set for each row.
     limits: Tokens to sample for each row.
@@ -57,11 +56,11 @@ class Request:
     hidden_states: Whether to record hidden states.
     logits_mask: A user's function, see `Program`.
     guides: What holds each row to a schema; empty without one.
+    album: Images of the prompts, and of what they follow.
     sharding: Where the batch lies.
   """
 
   rows: list[list[int]]
-  album: _album.Album
   keys: jax.Array
   numbers: list[_settings.Numbers]
   limits: list[int]
@@ -72,6 +71,7 @@ class Request:
   hidden_states: bool = False
   logits_mask: _step.LogitsMask | None = None
   guides: Sequence[Guide] = ()
+  album: _album.Album = dataclasses.field(default_factory=_album.Album)
   sharding: Any = None
 
   @property

@@ -185,15 +185,15 @@ class Runner:
     """Runs every shape up to a length once.
 
     Args:
-      request: Prompts of one token.
+      request: Prompts of one token; with an image beside them, what prompts
+        with images need is compiled too.
       max_length: Tokens of a row.
     """
     rows, filler = len(request.rows), self._filler(request)
     capacity, last = 0, self.capacity(max_length)
     while capacity < last:
       capacity = self.capacity(capacity + 1)
-      for size in self.buckets or ():
-        filler.fill(filler.empty(rows, capacity), [[1] * size] * rows)
+      filler.warm_up(rows, capacity)
       state, _ = self.begin(request, capacity=capacity)
       self.advance(state, request, 1)
 

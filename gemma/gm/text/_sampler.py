@@ -273,7 +273,11 @@ class Sampler:
     return out if prompts.batched else out[0]
 
   def warmup(
-    self, *, batch_size: int = 1, max_length: int | None = None
+    self,
+    *,
+    batch_size: int = 1,
+    max_length: int | None = None,
+    images: bool = False,
   ) -> None:
     """Compiles all shapes, so that no later call has to.
 
@@ -281,13 +285,21 @@ class Sampler:
       batch_size: Prompts of the calls to come.
       max_length: Tokens that they and their answers have at most; by default
         `cache_length`.
+      images: Whether they will have images.
+
+    Raises:
+      ValueError: If there will be images, and the model does not see.
     """
+    blank = []
+    if images:
+      size = _images.check_sees(self.model)
+      blank = [np.zeros((size, size, 3), np.uint8)]
     request = self._new_request(
       [[int(self.codec.special_tokens.BOS)]] * batch_size,
-      album=_album.Album(),
       limits=[self.max_out_length] * batch_size,
       sampling=self.sampling,
       key=_request.as_key(0),
+      album=_images.album_of(blank, self.model),
     )
     # Nothing of this is worth keeping.
     runner = dataclasses.replace(self._runner, prefix_cache=None)
