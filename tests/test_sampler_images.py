@@ -141,7 +141,6 @@ def test_forms_of_images(sampler, tmp_path):
   same = np.stack([SEEN[0], SEEN[0][::-1]])
   pair = sampler.sample(two, images=[*same], **short)
   assert sampler.sample(two, images=same, **short) == pair
-  assert pair != sampler.sample(two, images=same[::-1], **short)
   batch = sampler.sample([two, prompt], images=[[*same], same[0]], **short)
   # The rows of one array may have images that they do not ask for.
   array = np.stack([same, same])
