@@ -72,9 +72,6 @@ def test_batch_alone_and_stream_are_the_same(sampler):
     assert alone.token_ids == batch.token_ids[i]
     assert alone.usage == batch.usage[i]
     assert alone.usage.prompt_tokens == len(prompt) + 7 * len(shown or ())
-    assert (
-      not shown or not sampler.codec.decode(alone.state.contexts()[0]) == ''
-    )
 
 
 def test_turns_equal_one_pass(sampler):
@@ -120,7 +117,7 @@ def test_pieces_never_part_an_image():
         assert len(part) == begin
         assert shown == [image] * ((tokens == -2).sum() // 4)
         assert len(shown) <= chunk.room
-        part += tokens[tokens != 0].tolist()
+        part.extend(tokens[tokens != 0].tolist())
     assert parts == [np.maximum(row, -2).tolist() for row in rows]
 
 
@@ -162,7 +159,7 @@ def test_equal_prefixes_show_equal_images(sampler):
       assert out.token_ids == expected.token_ids
       np.testing.assert_allclose(
         out.state.cache.layers['layer_5'].k,
-        expected.state.cache.layers['layer_5'].k[:, : out.state.cache.cache_length],
+        expected.state.cache.layers['layer_5'].k,
         atol=1e-5,
       )  # fmt: skip
   rows = [[START, *text, n] for n in (3, 4, 5)]
@@ -408,7 +405,7 @@ BAD = {
   'empty': ({'prompt': ONE, 'images': []}, '0 images but 1 <start_of_ima'),
   'no place': ({'prompt': [5], 'images': SEEN[0]}, '1 image but 0 <start'),
   'array of too many': (
-    {'prompt': [ONE, ONE], 'images': np.stack([SEEN[0]] * 4)[None].repeat(2, 0)},
+    {'prompt': [ONE, ONE], 'images': np.zeros((2, 4, 4, 4, 3), np.uint8)},
     '4 images but 1 <start_of_image> in prompt 0',
   ),
   'rows': (

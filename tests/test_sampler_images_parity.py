@@ -83,7 +83,7 @@ def test_second_turn(both):
 
 def test_images_matter(both):
   """So that equal answers mean something."""
-  theirs, sampler = both
+  _, sampler = both
   one, other = (
     np.asarray(
       sampler.sample(here.PROMPTS[4], images=image, return_state=True).token_ids
