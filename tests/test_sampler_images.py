@@ -37,6 +37,10 @@ def prompts():
 PROMPTS = prompts()
 
 
+def slow(*values):
+  return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(scope='module')
 def sampler():
   return CASE.sampler(cache_length=128, pad_length=(8, 32))
@@ -93,7 +97,7 @@ def test_turns_equal_one_pass(sampler):
   assert len(state.images) == 2  # One of them was shown twice.
 
 
-@pytest.mark.parametrize('pad_length', [1, 4, 5, (4, 16), 64, None])
+@pytest.mark.parametrize('pad_length', [4, *slow(1, 5, (4, 16), 64, None)])
 def test_size_of_chunks_changes_nothing(sampler, pad_length):
   """Also if an image is longer than all sizes."""
   expected = sampler.sample(PROMPTS, images=IMAGES, max_new_tokens=4)
@@ -180,7 +184,7 @@ def test_prefix_that_ends_inside_an_image():
   assert _prefix_cache.common_prefix([rows[0], rows[0][:5]]) == 5
 
 
-@pytest.mark.parametrize('draft', [None, gm.text.PromptLookup()])
+@pytest.mark.parametrize('draft', [None, *slow(gm.text.PromptLookup())])
 def test_rolling_drops_whole_images(draft):
   """What is left is computed as if nothing had been before."""
   s = CASE.sampler(
@@ -259,7 +263,7 @@ def blind():
   return next(case for case in cases.CASES if case.name == 'gemma3_gqa')
 
 
-@pytest.mark.parametrize('kind', ['same', 'noisy', 'blind', 'lookup'])
+@pytest.mark.parametrize('kind', ['blind', *slow('same', 'noisy', 'lookup')])
 def test_guesses_change_no_greedy_answer(sampler, kind):
   rng = np.random.RandomState(0)
   params = {
@@ -289,7 +293,7 @@ def test_guesses_change_no_greedy_answer(sampler, kind):
   assert isinstance(again, str)
 
 
-@pytest.mark.parametrize('chunk_length', [3, 8, 64])
+@pytest.mark.parametrize('chunk_length', [8, *slow(3, 64)])
 def test_scores_and_vectors(sampler, chunk_length):
   """Of what is said; an image is seen, but not scored."""
   fields = {'images': IMAGES, 'chunk_length': chunk_length}
@@ -327,6 +331,7 @@ def test_scores_and_vectors(sampler, chunk_length):
     assert score.perplexity == pytest.approx(np.exp(-sum(expected) / words))
 
 
+@pytest.mark.slow
 def test_penalties_do_not_count_images(sampler):
   seen = _settings.Seen.of_prompts([[5, -9, 7, -2]], 10)
   assert np.flatnonzero(seen.prompt[0]).tolist() == [5, 7]
@@ -339,6 +344,7 @@ def test_penalties_do_not_count_images(sampler):
   )
 
 
+@pytest.mark.slow
 def test_images_compile_nothing_once_warm(sampler):
   """Neither other images, nor other numbers of them, nor text."""
   s = dataclasses.replace(sampler, cache_length=64)
@@ -379,6 +385,7 @@ def test_async(sampler):
   assert whole == sampler.sample(PROMPTS[0], **fields)
 
 
+@pytest.mark.slow
 def test_devices_share_rows_with_images(sampler):
   from jax.sharding import NamedSharding
   from jax.sharding import PartitionSpec
