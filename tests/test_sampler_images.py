@@ -475,6 +475,8 @@ def test_model_that_does_not_see(call):
     getattr(text, call)(ONE, images=SEEN[0])
   with pytest.raises(ValueError, match='does not support vision'):
     text.warmup(images=True)
+  assert text.sample([5, 6]) == text.sample([5, 6], images=[])
+  assert text.sample([[5, 6]]) == text.sample([[5, 6]], images=[[]])
   part = {'type': 'image', 'image': SEEN[0]}
   with pytest.raises(ValueError, match='does not support vision'):
     text.sample([{'role': 'user', 'content': [part]}])

@@ -85,10 +85,10 @@ def free(model: _transformer.Transformer) -> _transformer.Transformer:
 def sees_the_same(
   draft: _transformer.Transformer, model: _transformer.Transformer
 ) -> bool:
-  """Whether images have the same number of soft tokens in both models."""
+  """Whether both see, and images have as many soft tokens in each."""
   mine, other = draft.config.vision_encoder, model.config.vision_encoder
   if mine is None or other is None:
-    return mine is other
+    return False
   return mine.num_mm_tokens_per_image == other.num_mm_tokens_per_image
 
 

@@ -67,7 +67,7 @@ class History:
         image has no place, or a place no image.
       TypeError: If it is of no such form.
     """
-    if images is not None:
+    if _images.are_given(images):
       _images.check_sees(self.model)
     (given,) = _images.by_prompt(images, 1, batched=False).rows
     if isinstance(prompt, str):

@@ -67,6 +67,13 @@ def by_prompt(images: Any, prompts: int, *, batched: bool) -> Given:
   return Given([_of_prompt(row) for row in images])
 
 
+def are_given(images: Any) -> bool:
+  """Whether there is any image, in whatever form."""
+  if isinstance(images, list | tuple):
+    return any(map(are_given, images))
+  return images is not None
+
+
 class Reader:
   """Images to pixels, as a model gets to see them.
 

@@ -58,7 +58,7 @@ def encode(
       as many places for images as there are.
     TypeError: If a prompt is none of these.
   """
-  if images is not None:
+  if _images.are_given(images):
     _images.check_sees(model)
   if isinstance(prompt, np.ndarray | jax.Array):
     prompt = np.asarray(prompt).tolist()
