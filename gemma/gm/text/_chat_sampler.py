@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _conversation
 from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
@@ -87,7 +87,7 @@ class ChatSampler:
       `length` (max_new_tokens) or `cache_full`.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   multi_turn: bool = False
   print_stream: Any = False

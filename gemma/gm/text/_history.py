@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
 from gemma.gm.text import _images
@@ -49,7 +49,7 @@ class History:
   """
 
   tokenizer: _tokenizer.Tokenizer
-  model: _transformer.Transformer
+  model: _lora.Model
   turns: tuple[Turn, ...] = ()
   system: str | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
@@ -76,7 +77,7 @@ class Sampler:
       control tokens. Turn it off for text that is not your own.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   tokenizer: _tokenizer.Tokenizer | None = None
   sampling: Sampling = _sampling.Greedy()
