@@ -13,6 +13,7 @@ import jax
 
 from gemma.gm.nn import _lora
 from gemma.gm.text import _conversation
+from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
 from gemma.gm.text import _history
 from gemma.gm.text import _output
@@ -21,6 +22,7 @@ from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
 from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
+from gemma.gm.text import _turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ChatSampler:
   """Holds a conversation: adds turn tags, keeps what was said.
 
   The context of a turn is exactly what was said before it, end tags included.
-  A prompt is text, whatever it says: tags in it are spelled out.
+  A prompt is text, whatever it says: tags in it are spelled out, but for those
+  that say where images go, if there are images.
 
   ```python
   >>> from gemma import gm
@@ -134,7 +137,7 @@ class ChatSampler:
   @property
   def conversation(self) -> Any:
     """The conversation as a `dialog.Conversation`; needs that package."""
-    return _conversation.to_dialog(self.messages)
+    return _dialog.to_dialog(self.messages)
 
   @property
   def usage(self) -> _output.Usage | None:
@@ -143,7 +146,7 @@ class ChatSampler:
 
   def new_conversation(self) -> None:
     """Forgets what was said."""
-    self._begin(_history.History(self.sampler.codec))
+    self._begin(self._silence)
 
   def restore(self, messages: _conversation.Messages) -> None:
     """Takes up a conversation, for the next turn to go on with.
@@ -155,7 +158,7 @@ class ChatSampler:
     Raises:
       ValueError: If roles do not alternate, or the user spoke last.
     """
-    history = _history.History(self.sampler.codec).extend(messages)
+    history = self._silence.extend(messages)
     if len(history.turns) % 2:
       raise ValueError("The last turn is the user's. Give it to chat().")
     self._begin(history)
@@ -166,7 +169,7 @@ class ChatSampler:
 
   def load(self, path: str | os.PathLike[str]) -> None:
     """Takes up a conversation that `save` wrote; it goes on identically."""
-    self._begin(_history.read(path, self.sampler.codec))
+    self._begin(_history.read(path, self._silence))
 
   def chat(
     self,
@@ -186,7 +189,11 @@ class ChatSampler:
     Args:
       prompt: What to say: text; or messages, as dicts with `role` and
         `content`, or a `dialog.Conversation`, that end with the user's.
-      images: For models with a vision encoder.
+      images: One image, a list of them, or an array `N H W C`; an image is
+        anything that `gm.vision.read_image` takes. They go where the text has
+        `<start_of_image>` or `<|image|>`, which otherwise are just text; if it
+        has neither, before the text. Messages may have their images in them
+        instead: `{'type': 'image', 'image': ...}`.
       sampling: In place of the sampler's own.
       rng: Seed, or random key.
       max_new_tokens: Most tokens of the answer.
@@ -200,24 +207,25 @@ class ChatSampler:
       The answer without its end tag.
 
     Raises:
-      ValueError: If the prompt is empty, or does not fit into the cache. The
+      ValueError: If the prompt is empty, or does not fit into the cache, or
+        images are not as many as their places, or cannot be read. The
         conversation is then as before the call.
       TypeError: If the prompt is of no such form.
     """
     where = self.print_stream if print_stream is None else print_stream
     options |= {
-      'images': images,
       'sampling': sampling,
       'rng': rng,
       'max_new_tokens': max_new_tokens,
       'sharding': sharding,
     }
     if not where:
-      turn = self._ask(prompt, multi_turn)
+      turn = self._ask(prompt, images, multi_turn)
       out = self.sampler.sample(turn.ids, **turn.options, **options)
       return self._record(turn, out, out.token_ids)
     text = ''
-    for piece in self.stream(prompt, multi_turn=multi_turn, **options):
+    options |= {'images': images, 'multi_turn': multi_turn}
+    for piece in self.stream(prompt, **options):
       text += piece
       _show(piece, where)
     _show('\n', where)
@@ -228,7 +236,12 @@ class ChatSampler:
     return await asyncio.to_thread(self.chat, prompt, **kwargs)
 
   def stream(
-    self, prompt: Any, *, multi_turn: bool | None = None, **options: Any
+    self,
+    prompt: Any,
+    *,
+    images: Any = None,
+    multi_turn: bool | None = None,
+    **options: Any,
   ) -> Iterator[str]:
     """Says something to the model, and yields its answer piece by piece.
 
@@ -237,18 +250,19 @@ class ChatSampler:
 
     Args:
       prompt: See `chat`.
+      images: See `chat`.
       multi_turn: See `chat`.
       **options: See `chat`, and `Sampler.sample`.
 
     Raises:
       ValueError: See `chat`; raised at once.
     """
-    turn = self._ask(prompt, multi_turn)
+    turn = self._ask(prompt, images, multi_turn)
     outs = self.sampler.sample(turn.ids, stream=True, **turn.options, **options)
     return self._pieces(turn, outs)
 
   def _pieces(
-    self, turn: '_Turn', outs: Iterator[_output.SamplerOutput]
+    self, turn: _turn.Turn, outs: Iterator[_output.SamplerOutput]
   ) -> Iterator[str]:
     """Pieces of the answer, which is recorded at the end."""
     tokens: list[int] = []
@@ -264,36 +278,25 @@ class ChatSampler:
       raise
     self._record(turn, out, tokens)
 
-  def _ask(self, prompt: Any, multi_turn: bool | None) -> '_Turn':
+  def _ask(
+    self, prompt: Any, images: Any, multi_turn: bool | None
+  ) -> _turn.Turn:
     """The conversation with the prompt, and what of it is new to the model."""
     multi_turn = self.multi_turn if multi_turn is None else multi_turn
-    fresh = _history.History(self.sampler.codec)
-    history = (self._said if multi_turn else fresh).extend(prompt)
-    raw = self._raw if multi_turn else []
-    whole, room = history.ids, self.cache_length or 0
-    said = whole[len(raw) :] if whole[: len(raw)] == raw else whole
-    ids = whole
+    history = self._said if multi_turn else self._silence
     # Room for the answer: a quarter of the cache.
-    while self.on_full == 'roll' and len(history.turns) > 1:
-      if len(ids) <= room * 3 // 4:
-        break
-      history = history.without_oldest()
-      ids = history.ids
-    goes_on = bool(raw) and ids[: len(raw)] == raw
-    state = self.last_state if goes_on else None
-    return _Turn(
-      history=history,
-      said=said,
-      ids=ids if state is None else said,
-      state=state,
-      context=ids,
-      dropped=len(whole) - len(ids),
+    room = (self.cache_length or 0) * 3 // 4
+    return _turn.take(
+      history.extend(prompt, images),
+      self._raw if multi_turn else [],
+      last_state=self.last_state,
       kept=self.turns if multi_turn else [],
+      room=room if self.on_full == 'roll' else None,
     )
 
   def _record(
     self,
-    turn: '_Turn',
+    turn: _turn.Turn,
     out: _output.SamplerOutput | None,
     tokens: list[int],
   ) -> str:
@@ -333,37 +336,14 @@ class ChatSampler:
         self.turns.append(Response(text=decode([*turn.ids, end])))
     self._raw = [*history.ids, end] if history.turns else []
 
+  @functools.cached_property
+  def _silence(self) -> _history.History:
+    """A conversation in which nothing was said."""
+    return _history.History(self.sampler.codec, self.model)
+
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec
     return text.removesuffix(codec.decode(codec.special_tokens.END_OF_TURN))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Turn:
-  """A prompt on its way.
-
-  Attributes:
-    history: The conversation with the prompt.
-    said: Its tokens.
-    ids: What the sampler is given: all of the context, if there is no state.
-    state: What came before.
-    context: All tokens of the conversation.
-    dropped: Tokens of turns that were dropped to make room.
-    kept: The turns before.
-  """
-
-  history: _history.History
-  said: list[int]
-  ids: list[int]
-  state: _state.SamplingState | None
-  context: list[int]
-  dropped: int
-  kept: list[Prompt | Response]
-
-  @property
-  def options(self) -> dict[str, Any]:
-    """What the sampler is told besides."""
-    return {'last_state': self.state, 'return_state': True}
 
 
 def _show(text: str, where: Any) -> None:

@@ -34,7 +34,8 @@ class DraftModel:
 
   The model checks all guesses in one pass, and keeps those that it would have
   sampled itself, so that the answer has the same distribution
-  (https://arxiv.org/abs/2211.17192).
+  (https://arxiv.org/abs/2211.17192). A model that does not see may write ahead
+  for one that does: its guesses are then those from the text alone.
 
   Attributes:
     model: The smaller model.
@@ -87,6 +88,14 @@ def free(
   if isinstance(model, _lora.LoRA):
     model = model.model
   return model.clone(return_last_only=None)
+
+
+def sees_the_same(draft: _lora.Model, model: _lora.Model) -> bool:
+  """Whether both see, and images have as many soft tokens in each."""
+  mine, other = draft.config.vision_encoder, model.config.vision_encoder
+  if mine is None or other is None:
+    return False
+  return mine.num_mm_tokens_per_image == other.num_mm_tokens_per_image
 
 
 def check(draft: Draft | None, model: _lora.Model) -> None:
