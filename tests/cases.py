@@ -57,6 +57,9 @@ class Case:
     std, mean = 0.2, 0.0
     if path.endswith('scale'):
       std, mean = 0.3, 0.0 if self.config.zero_centered_norms else 1.0
+      if not self.config.zero_centered_norms and 'query_norm' in path:
+        mean = 16**-0.5  # As in trained models, which have no other factor.
+        std = 0.1
     return jnp.asarray(rng.normal(mean, std, shape), jnp.float32)
 
   def tokens(self, rows: int = 3, length: int = LENGTH) -> np.ndarray:
