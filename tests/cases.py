@@ -11,6 +11,7 @@ import numpy as np
 
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
+from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _sampler
 from gemma.gm.text import _tokenizer
@@ -44,7 +45,7 @@ class Case:
   @functools.cached_property
   def params(self) -> dict[str, Any]:
     """Random float32 weights of this model, the same on every machine."""
-    flat = _tree.flatten(_transformer.param_shapes(self.model))
+    flat = _tree.flatten(_shapes.param_shapes(self.model))
     return _tree.unflatten(
       {path: self._weight(path, leaf.shape) for path, leaf in flat.items()}
     )
@@ -110,7 +111,7 @@ class Case:
 
 def tree_of(model: _transformer.Transformer) -> str:
   """Path, shape and dtype of each parameter, a line each."""
-  flat = _tree.flatten(_transformer.param_shapes(model))
+  flat = _tree.flatten(_shapes.param_shapes(model))
   return ''.join(
     f'{path} {"x".join(map(str, leaf.shape))} {leaf.dtype}\n'
     for path, leaf in sorted(flat.items())

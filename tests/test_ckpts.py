@@ -12,7 +12,7 @@ from gemma import gm
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _shapes
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
 
@@ -62,7 +62,7 @@ def test_orbax_round_trip(dtype, tmp_path):
 def test_layout_covers_every_parameter_of_a_released_size(name):
   """Rows and their inverse, on shapes alone."""
   model = gm.nn.PRESETS[name]()
-  shapes = _tree.flatten(_transformer.param_shapes(model))
+  shapes = _tree.flatten(_shapes.param_shapes(model))
   rows = list(_hf_layout.table(model.config))
   assert sorted(row.path for row in rows) == sorted(shapes)
   for row in rows:

@@ -9,7 +9,7 @@ import cases
 from gemma import gm
 from gemma.gm.ckpts import _layouts
 from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _shapes
 import make_golden_checkpoints
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
@@ -71,7 +71,7 @@ def test_vision_encoder(layout):
 
 @pytest.mark.parametrize('name', gm.nn.PRESETS)
 def test_released_sizes(name):
-  shapes = _transformer.param_shapes(gm.nn.PRESETS[name]())
+  shapes = _shapes.param_shapes(gm.nn.PRESETS[name]())
   flat = _layouts.from_nested(shapes, 'FLAT')
   stacked = _layouts.from_nested(shapes, 'STACKED')
   for stored in (flat, stacked):
@@ -94,7 +94,7 @@ def test_keys_of_a_released_size_with_vision():
     'MultiHeadDotProductAttention_0': attention,
   }
   blocks = {f'encoderblock_{i}': block for i in range(27)}
-  shapes = _transformer.param_shapes(gm.nn.Gemma3_4B())
+  shapes = _shapes.param_shapes(gm.nn.Gemma3_4B())
   shapes['embedder'] |= {
     'mm_input_projection': {'w': x},
     'mm_soft_embedding_norm': {'scale': x},
@@ -115,7 +115,7 @@ def test_keys_of_a_released_size_with_vision():
 
 def test_groups_may_differ_in_length():
   """34 layers of period 6 are groups of 6, 6, 6, 6, 5, 5."""
-  shapes = _transformer.param_shapes(gm.nn.Gemma3_4B())
+  shapes = _shapes.param_shapes(gm.nn.Gemma3_4B())
   stacked = _layouts.from_nested(shapes, 'STACKED')
   lengths = [
     stacked[f'transformer/stacked_layers/attention_type_{i}/mlp/linear'][

@@ -19,6 +19,8 @@ _TEXT_OF = {
   'gemma3': 'gemma3_text',
   'gemma3n': 'gemma3n_text',
   'gemma4': 'gemma4_text',
+  'gemma4_unified': 'gemma4_text',
+  'gemma4_unified_text': 'gemma4_text',
 }
 _MEDIA = 'vision_config', 'audio_config'
 _TANH_GELU = (None, 'gelu', 'gelu_pytorch_tanh')
@@ -216,8 +218,8 @@ def _refuse_media(config: Mapping[str, Any], text_only: bool) -> None:
   media = [key for key in _MEDIA if config.get(key) is not None]
   if media and not text_only:
     raise ValueError(
-      f'config.json has {media}: the encoders of {config["model_type"]} are not '
-      'supported yet. Pass text_only=True to load the text model.'
+      f'config.json has {media}: the encoders of {config["model_type"]} are '
+      'not supported yet. Pass text_only=True to load the text model.'
     )
 
 

@@ -7,7 +7,6 @@ model, V vocab.
 """
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -89,4 +88,3 @@ class PerLayerMapping(nn.Module):
 
   def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
     return _layers.Einsum(shape, dtype=self.dtype, name=name)
-
