@@ -215,7 +215,7 @@ def _axes(row: _hf_row.Row) -> tuple[str, str]:
 
 
 def _rearrange(x: np.ndarray, pattern: str, row: _hf_row.Row) -> np.ndarray:
-  sizes = {'n': row.heads} if '(n h)' in pattern and row.heads else {}
+  sizes = {'n': row.heads} if '(n ' in pattern and row.heads else {}
   return einops.rearrange(x, pattern, **sizes)
 
 

@@ -100,6 +100,7 @@ def _gemma3n(
     per_layer_input_dim=256,
     altup=_config.AltUp(),
     laurel_rank=64,
+    image_attention=_config.ImageAttention.NONE,
     **_PLAIN_NORMS,
   )
 
