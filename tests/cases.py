@@ -42,6 +42,16 @@ class Case:
   tolerance: float = 5e-5
 
   @property
+  def noise(self) -> float:
+    """Most that float32 logits may differ between two ways to compute them."""
+    return 0.4 * self.tolerance
+
+  @property
+  def rounding(self) -> float:
+    """Most that bfloat16 may change a token's logits, of their deviation."""
+    return 2e-2 if self.config.zero_centered_norms else 4e-2
+
+  @property
   def model(self) -> _transformer.Transformer:
     return _transformer.Transformer(config=self.config, dtype=jnp.float32)
 

@@ -9,7 +9,6 @@ import cases
 from gemma import gm
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
-TOLERANCE = 2e-5  # float32, logits of about 5.
 
 
 def in_chunks(case, tokens, size, cache=None):
@@ -30,7 +29,7 @@ def test_chunked_equals_one_shot(case, size):
   tokens = case.tokens()
   logits, cache = in_chunks(case, tokens, size)
   np.testing.assert_allclose(
-    logits, case.apply(tokens).logits, atol=TOLERANCE, rtol=0
+    logits, case.apply(tokens).logits, atol=case.noise, rtol=0
   )
   np.testing.assert_array_equal(cache.length, [cases.LENGTH] * 3)
 
@@ -50,8 +49,10 @@ def test_padding_changes_nothing(case, side):
   for row in range(3):
     real = tokens[row] != 0
     alone = case.apply(tokens[row][real]).logits
-    np.testing.assert_allclose(batch[row][real], alone, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(cached[row][real], alone, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(batch[row][real], alone, atol=case.noise, rtol=0)
+    np.testing.assert_allclose(
+      cached[row][real], alone, atol=case.noise, rtol=0
+    )
 
 
 @ALL
@@ -65,7 +66,7 @@ def test_rows_keep_their_own_length(case):
   whole = np.concatenate([tokens[1, :4], tokens[1, 10:]])
   np.testing.assert_array_equal(out.cache.length, [24, 18])
   np.testing.assert_allclose(
-    out.logits[1], case.apply(whole).logits[4:], atol=TOLERANCE, rtol=0
+    out.logits[1], case.apply(whole).logits[4:], atol=case.noise, rtol=0
   )
 
 
@@ -77,8 +78,9 @@ def test_bfloat16_is_close_to_float32(case):
   rounded = jax.tree.map(lambda x: x.astype(jnp.float32), half)
   exact = case.model.apply({'params': rounded}, tokens).logits
   out = case.model.apply({'params': half}, tokens).logits
-  error = np.sqrt(np.mean(np.square(out - exact)))
-  assert error / np.std(exact) < 2e-2
+  error = np.sqrt(np.mean(np.square(out - exact), axis=-1)) / np.std(exact)
+  # Of most tokens: where a gate is cut or another expert taken, all changes.
+  assert np.median(error) < case.rounding
 
 
 @ALL
@@ -93,9 +95,12 @@ def test_gradients_are_finite_and_equal_with_padding(case):
 
   plain = jax.grad(loss)(case.params, tokens)
   other = jax.grad(loss)(case.params, padded)
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+  leaves = jax.tree.leaves(plain)
+  # Some gradients are zero but for noise: the final norm undoes a last scalar.
+  zero = 1e-6 * max(np.abs(x).max() for x in leaves)
+  for a, b in zip(leaves, jax.tree.leaves(other), strict=True):
     assert np.isfinite(a).all()
-    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + zero)
 
 
 @ALL
@@ -109,7 +114,9 @@ def test_batch_dims(case):
   assert case.apply(tokens[0]).logits.shape == (cases.LENGTH, vocab)
   last = case.apply(tokens[0], return_last_only=True)
   assert last.logits.shape == (vocab,)
-  np.testing.assert_allclose(last.logits, logits[0, -1], atol=TOLERANCE, rtol=0)
+  np.testing.assert_allclose(
+    last.logits, logits[0, -1], atol=case.noise, rtol=0
+  )
 
 
 @ALL
@@ -120,7 +127,7 @@ def test_return_last_only_takes_the_last_real_token(case):
   logits = case.apply(tokens).logits
   last = case.apply(tokens, return_last_only=True, return_hidden_states=True)
   expected = np.stack([logits[0, -1], logits[1, 4], logits[2, -1]])
-  np.testing.assert_allclose(last.logits, expected, atol=TOLERANCE, rtol=0)
+  np.testing.assert_allclose(last.logits, expected, atol=case.noise, rtol=0)
   assert last.hidden_states.shape == (3, case.config.embed_dim)
 
 
@@ -132,7 +139,7 @@ def test_dense_mask_in_place_of_causal(case):
   dense = np.broadcast_to(dense, (3, *dense.shape))
   whole = case.apply(tokens).logits
   masked = case.apply(tokens, attention_mask=dense).logits
-  np.testing.assert_allclose(masked, whole, atol=TOLERANCE, rtol=0)
+  np.testing.assert_allclose(masked, whole, atol=case.noise, rtol=0)
   cache = case.cache()
   for begin in range(0, cases.LENGTH, 8):
     part = slice(begin, begin + 8)
@@ -141,7 +148,7 @@ def test_dense_mask_in_place_of_causal(case):
     )
     cache = out.cache
     np.testing.assert_allclose(
-      out.logits, whole[:, part], atol=TOLERANCE, rtol=0
+      out.logits, whole[:, part], atol=case.noise, rtol=0
     )
 
 

@@ -36,6 +36,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._presets import Gemma4_31B as Gemma4_31B
   from gemma.gm.nn._presets import Gemma4_E2B as Gemma4_E2B
   from gemma.gm.nn._presets import Gemma4_E4B as Gemma4_E4B
+  from gemma.gm.nn._scan import stack_layers as stack_layers
+  from gemma.gm.nn._scan import unstack_layers as unstack_layers
   from gemma.gm.nn._summary import Summary as Summary
   from gemma.gm.nn._summary import summarize as summarize
   from gemma.gm.nn._transformer import Output as Output

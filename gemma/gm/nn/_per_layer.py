@@ -19,7 +19,9 @@ from gemma.gm.math import _lookup
 from gemma.gm.nn import _config
 from gemma.gm.nn import _layers
 
-TABLES = 'per_layer_embeddings', 'per_layer_input_embedding'  # Of 4, of 3n.
+# Of Gemma 4, and of 3n.
+TABLES = 'per_layer_embeddings', 'per_layer_input_embedding'
+PROJECTIONS = 'per_layer_model_projection', 'per_layer_input_projection'
 
 
 class PerLayerInputs(nn.Module):
@@ -49,16 +51,12 @@ class PerLayerInputs(nn.Module):
     vocab, width = config.num_embed, config.per_layer_input_dim
     layers = config.num_layers
     gemma3n = config.altup is not None
-    table_name = TABLES[gemma3n]
-    projection_name = (
-      'per_layer_input_projection' if gemma3n else 'per_layer_model_projection'
-    )
     shape = (config.embed_dim, layers, width)
-    project = _layers.Einsum(shape, dtype=self.dtype, name=projection_name)
+    project = _layers.Einsum(shape, dtype=self.dtype, name=PROJECTIONS[gemma3n])
     norm = _layers.norm_of(config, self.dtype, 'per_layer_projection_norm')
     projected = project('BLD,DNP->BLNP', x) * config.embed_dim**-0.5
     known = jnp.where((tokens >= 0) & (tokens < vocab), tokens, 0)
-    rows = self._rows(table_name, known).astype(x.dtype)
+    rows = self._rows(TABLES[gemma3n], known).astype(x.dtype)
     rows *= jnp.sqrt(jnp.float32(width)).astype(rows.dtype)
     return (norm(projected) + rows) * jnp.asarray(2**-0.5, x.dtype)
 

@@ -10,6 +10,7 @@ from gemma.gm.nn import _block
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 from gemma.gm.nn import _inputs
+from gemma.gm.nn import _scan
 from gemma.gm.nn import _transformer
 
 
@@ -20,11 +21,11 @@ def param_shapes(model: _transformer.Transformer) -> dict[str, Any]:
   kinds = {
     spec: _layer(config, spec, model.dtype) for spec in dict.fromkeys(layers)
   }
-  shapes = _outside(config, model.dtype)
-  return shapes | {
+  shapes = _outside(config, model.dtype) | {
     f'layer_{i}': jax.tree.map(lambda x: x, kinds[spec])
     for i, spec in enumerate(layers)
   }
+  return _scan.stack_layers(shapes, config) if model.scan_layers else shapes
 
 
 class _Outside(_transformer.Transformer):

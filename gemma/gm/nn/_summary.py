@@ -9,6 +9,7 @@ from flax import traverse_util
 import jax.numpy as jnp
 
 from gemma.gm.nn import _config
+from gemma.gm.nn import _scan
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.gm.vision import _vit
@@ -148,7 +149,7 @@ def summarize(model: _transformer.Transformer, name: str = '') -> Summary:
     model: The model.
     name: What to call it; by default its class.
   """
-  params = _shapes.param_shapes(model)
+  params = _scan.unstack_layers(_shapes.param_shapes(model))
   layers = model.config.layers()
   groups = [Group('Embedder', _rows(params.pop('embedder'), 'embedder'))]
   for spec in dict.fromkeys(layers):

@@ -32,6 +32,8 @@ from gemma.gm.nn import _inputs
 from gemma.gm.nn import _layers
 from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _place
+from gemma.gm.nn import _remat
+from gemma.gm.nn import _scan
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
 
@@ -78,6 +80,12 @@ class Transformer(nn.Module):
     images: Kauldron path of the images.
     positions: Kauldron path of the positions.
     attention_mask: Kauldron path of the mask.
+    remat: What gradients keep of each layer: `none` keeps all that they need,
+      `dots` the products with weights, `full` the residual stream alone. The
+      rest is computed again.
+    scan_layers: Whether layers that repeat are compiled once, for training.
+      Their parameters have an axis more: see `stack_layers`. With a cache they
+      are taken apart again, at the cost of a copy.
     config: Shape and constants.
   """
 
@@ -88,6 +96,8 @@ class Transformer(nn.Module):
   images: str | None = None
   positions: str | None = None
   attention_mask: str | None = None
+  remat: str = _remat.Remat.NONE
+  scan_layers: bool = False
   config: _config.TransformerConfig
 
   INFO: ClassVar[_info.ModelInfo] = _info.ModelInfo()
@@ -103,10 +113,8 @@ class Transformer(nn.Module):
     self.embedder = _layers.Embedder(
       config.num_embed, config.embed_dim, width, dtype
     )
-    self.blocks = [
-      _block.Block(config, spec, dtype, name=f'layer_{i}')
-      for i, spec in enumerate(config.layers())
-    ]
+    self._stacks = _scan.stacks(config, scan=self.scan_layers)
+    self.blocks = [self._block(stack) for stack in self._stacks]
     self.final_norm = _layers.norm_of(config, dtype, 'final_norm')
     self._streams = self._per_layer = None
     if config.altup is not None:
@@ -337,22 +345,59 @@ class Transformer(nn.Module):
   ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, '*I B T D']]:
     """`_layers`, from what they are given to what they make of it."""
     layers: dict[str, _cache.LayerKV | None] = {}
-    seen: list[_cache.KeyValues] = []
-    specs = self.config.layers()
-    for i, (block, spec) in enumerate(zip(self.blocks, specs, strict=True)):
-      name, source = f'layer_{i}', spec.kv_source
-      own = None if cache is None or source is not None else cache.layers[name]
-      extended, attended, x = block(
-        x,
-        context,
-        own,
-        None if source is None else seen[source],
-        None if inputs is None else inputs[:, :, i],
-      )
-      seen.append(attended)
-      if source is None:
-        layers[name] = extended
+    seen: dict[int | None, _cache.KeyValues | None] = {None: None}
+    for stack, block in zip(self._stacks, self.blocks, strict=True):
+      if stack.repeats > 1 and cache is None:
+        x = self._run_stack(stack, block, x, context, seen, inputs)
+        continue
+      for i, repeat, place in stack.layers():
+        spec = stack.specs[place]
+        own = None if cache is None else cache.layers.get(f'layer_{i}')
+        call = block
+        if stack.repeats > 1:
+          call = self._unstacked(stack, repeat, place)
+        extended, seen[i], x = call(
+          x,
+          context,
+          own,
+          seen[spec.kv_source],
+          None if inputs is None else inputs[:, :, i],
+        )
+        if spec.kv_source is None:
+          layers[f'layer_{i}'] = extended
     return layers, x
+
+  def _run_stack(self, stack, block, x, context, seen, inputs):
+    """Layers that repeat, compiled once."""
+    shared = {
+      spec.kv_source: seen[spec.kv_source]
+      for spec in stack.specs
+      if spec.kv_source is not None
+    }
+    if inputs is not None:
+      period = len(stack.specs)
+      rows = [
+        inputs[:, :, stack.start + place : stack.stop : period]
+        for place in range(period)
+      ]
+      inputs = tuple(jnp.moveaxis(row, 2, 0) for row in rows)
+    x, _ = block(x, inputs, context, shared)
+    return x
+
+  def _unstacked(self, stack, repeat, place):
+    """One layer of a stack, as a function."""
+    params = self.get_variable('params', stack.name)
+    layer = {'params': _scan.layer_of(params, repeat, place)}
+    block = _block.Block(
+      self.config, stack.specs[place], self.dtype, parent=None
+    )
+    return functools.partial(block.apply, layer)
+
+  def _block(self, stack: _scan.Stack) -> nn.Module:
+    if stack.repeats > 1:
+      return _scan.scanned(stack, self.config, self.dtype, self.remat)
+    make = _remat.block_of(self.remat)
+    return make(self.config, stack.specs[0], self.dtype, name=stack.name)
 
   def _embed(
     self, inputs: _inputs.Inputs

@@ -1,0 +1,142 @@
+"""Layers compiled once, and computed again: neither changes a number."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+from gemma import gm
+from gemma.gm.nn import _config
+from gemma.gm.nn import _scan
+from gemma.gm.nn import _shapes
+
+_NAMED = {case.name: case for case in cases.CASES}
+_PERIOD = _NAMED['gemma4_per_layer'].config.attention_types[:3]
+
+
+def deep(name, layers, **fields):
+  """A case with more layers, of which some repeat."""
+  types = _config.make_attention_layers_types(_PERIOD, num_layers=layers)
+  config = dataclasses.replace(
+    _NAMED[name].config, attention_types=types, **fields
+  )
+  return cases.Case(f'{name}_deep', config, _NAMED[name].tolerance)
+
+
+# Gemma 3 with two layers left over; the others have layers that read the keys
+# of layers before them, which stay on their own.
+CASES = (
+  deep('gemma3_gqa', 8),
+  deep('gemma3n', 15, num_kv_shared_layers=6, activation_sparsity=(0.95,) * 6),
+  deep(
+    'gemma4_per_layer',
+    16,
+    num_kv_shared_layers=7,
+    hidden_dims=(48,) * 9 + (96,) * 7,
+  ),
+  deep('gemma4_experts', 7),
+)
+NAMES = {
+  'gemma3_gqa': ['layers_0_5', 'layer_6', 'layer_7'],
+  'gemma3n': ['layers_0_5', 'layer_6', 'layer_7', 'layer_8', 'layers_9_14'],
+  'gemma4_per_layer': [
+    'layers_0_5',
+    'layer_6',
+    'layer_7',
+    'layer_8',
+    'layers_9_14',
+    'layer_15',
+  ],
+  'gemma4_experts': ['layers_0_5', 'layer_6'],
+}
+ALL = pytest.mark.parametrize('case', CASES, ids=str)
+
+
+def loss(model, params, tokens):
+  logits = model.apply({'params': params}, tokens).logits
+  logprobs = jax.nn.log_softmax(logits[:, :-1])
+  chosen = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=2)
+  return -jnp.mean(chosen)
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_what_repeats(case):
+  stacks = _scan.stacks(case.config)
+  name = case.name.removesuffix('_deep')
+  assert [stack.name for stack in stacks] == NAMES[name]
+  assert stacks[-1].stop == case.config.num_layers
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_parameters(case):
+  """Stacked and back; those of `init` are the same tree."""
+  model = case.model.clone(scan_layers=True)
+  stacked = gm.nn.stack_layers(case.params, case.config)
+  back = gm.nn.unstack_layers(stacked)
+  jax.tree.map(np.testing.assert_array_equal, back, case.params)
+  tokens = jnp.ones((1, 1), jnp.int32)
+  made = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  shapes = _shapes.param_shapes(model)
+  assert made == shapes
+  assert jax.tree.structure(stacked) == jax.tree.structure(shapes)
+  assert gm.nn.summarize(model).size == gm.nn.summarize(case.model).size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+@ALL
+def test_neither_changes_a_number(case, remat, scan):
+  """Logits, with a cache too, and gradients."""
+  tokens = jnp.asarray(case.tokens())
+  model = case.model.clone(scan_layers=scan, remat=remat)
+  params = case.params
+  if scan:
+    params = gm.nn.stack_layers(params, case.config)
+  plain = case.apply(tokens).logits
+  out = model.apply({'params': params}, tokens).logits
+  np.testing.assert_allclose(out, plain, atol=case.noise, rtol=0)
+  cache, parts = case.cache(), []
+  for part in jnp.split(tokens, [7, 8, 15], axis=1):
+    out = model.apply({'params': params}, part, cache=cache)
+    cache = out.cache
+    parts.append(out.logits)
+  decoded = jnp.concatenate(parts, axis=1)
+  np.testing.assert_allclose(decoded, plain, atol=case.noise, rtol=0)
+  if (remat, scan) == ('none', False):
+    return
+  wanted = jax.jit(jax.grad(lambda p: loss(case.model, p, tokens)))(case.params)
+  got = jax.jit(jax.grad(lambda p: loss(model, p, tokens)))(params)
+  got = gm.nn.unstack_layers(got)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5 * largest)
+
+
+def test_full_keeps_less_than_dots_and_dots_less_than_none():
+  """Bytes of what the backward pass is given."""
+  case = _NAMED['gemma3_gqa']
+  tokens = jnp.asarray(case.tokens())
+  sizes = []
+  for remat in ('none', 'dots', 'full'):
+    model = case.model.clone(remat=remat)
+    _, pull = jax.eval_shape(
+      lambda params, model=model: jax.vjp(
+        lambda p: loss(model, p, tokens), params
+      ),
+      case.params,
+    )
+    sizes.append(sum(x.size for x in jax.tree.leaves(pull)))
+  assert sizes[0] > 1.3 * sizes[1] > 1.3 * sizes[2]
+
+
+def test_errors():
+  case = _NAMED['gemma3_gqa']
+  with pytest.raises(ValueError, match="remat='some' is not one of.*'none'"):
+    case.model.clone(remat='some').apply({'params': case.params}, [[1]])
+  few = {k: v for k, v in case.params.items() if k != 'layer_7'}
+  with pytest.raises(ValueError, match='no layer_7, but the config has 8'):
+    gm.nn.stack_layers(few, case.config)
