@@ -20,8 +20,9 @@ def main() -> None:
     config = make().config
     for length in LENGTHS:
       ours = nbytes(make(), length)
-      slot = 4 * config.num_kv_heads * config.head_dim
-      uniform = slot * config.num_layers * length
+      # Keys and values of every layer, of two bytes each, for every token.
+      slots = [4 * x.num_kv_heads * x.head_dim for x in config.layers()]
+      uniform = sum(slots) * length
       print(
         f'| {name} | {length:,} | {ours / 2**30:.3f} | {uniform / 2**30:.3f} '
         f'| {uniform / ours:.1f} |'

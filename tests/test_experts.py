@@ -83,9 +83,8 @@ def test_gradients_equal_naive(run):
     _experts.naive_experts, x, shares, gating, linear
   )
   got = jax.grad(loss, range(1, 5))(run, x, shares, gating, linear)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), got, wanted
-  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
 def test_all_tokens_may_want_one_expert():
@@ -107,23 +106,18 @@ def test_one_token_is_what_many_are():
 
 @pytest.mark.slow
 def test_one_token_touches_its_experts_only():
-  """The operations of a decoding step of 26B-A4B, from its compiled program."""
+  """Operations of one token in a period of 26B-A4B, as it is compiled."""
   whole = gm.nn.Gemma4_26B_A4B().config
   period = whole.attention_types[:6]
   config = _config.dataclasses.replace(whole, attention_types=period)
   model = _transformer.Transformer(config=config)
   params = _shapes.param_shapes(model)
-  cache = jax.eval_shape(
-    lambda: model.init_cache(
-      batch_size=1, dtype=jnp.bfloat16, cache_length=1024
-    )
-  )
 
-  def step(params, tokens, cache):
-    return model.apply({'params': params}, tokens, cache=cache)
+  def forward(params, tokens):
+    return model.apply({'params': params}, tokens).logits
 
   one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  compiled = jax.jit(step).lower(params, one, cache).compile()
+  compiled = jax.jit(forward).lower(params, one).compile()
   flops = compiled.cost_analysis()['flops']
   size = sum(x.size for x in jax.tree.leaves(params))
   layer = params['layer_0']['mlp']

@@ -123,34 +123,6 @@ def test_names_of_older_files(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, read, case.params)
 
 
-@pytest.mark.parametrize(
-  ('model', 'ours', 'all_layers'),
-  [
-    (gm.nn.Gemma4_E4B, 2_214_592_512, 9_395_240_960),
-    (gm.nn.Gemma4_31B, 11_576_279_040, 118_111_600_640),
-    (gm.nn.Gemma4_E2B, 811_597_824, 0),
-  ],
-)
-def test_bytes_of_a_cache_of_131_072_tokens(model, ours, all_layers):
-  """Only layers with keys of their own have slots, sliding ones a window."""
-  config = model().config
-  cache = jax.eval_shape(
-    lambda: model().init_cache(
-      batch_size=1, dtype=jnp.bfloat16, cache_length=131_072
-    )
-  )
-  expected = sum(
-    2 * 2 * spec.num_kv_heads * spec.head_dim * (spec.window or 131_072)
-    for spec in config.layers()
-    if spec.kv_source is None
-  )
-  assert cache.nbytes == expected == ours
-  uniform = 131_072 * sum(
-    2 * 2 * spec.num_kv_heads * spec.head_dim for spec in config.layers()
-  )
-  assert not all_layers or uniform == all_layers
-
-
 def test_e2b_is_in_e4b():
   """Down to the last shape."""
   large, small = gm.nn.Gemma3n_E4B(), gm.nn.Gemma3n_E2B()

@@ -47,14 +47,18 @@ class Row:
     inverse = self.pattern and ' -> '.join(reversed(self.pattern.split(' -> ')))
     return [self._rearrange(x, inverse) for x in parts]
 
-  def transpose(self, part: np.ndarray) -> np.ndarray:
-    """A view of what one tensor makes, with the axes in the tensor's order."""
+  @property
+  def order(self) -> list[int] | None:
+    """The axes of what one tensor makes, in the tensor's order."""
     if self.pattern is None:
-      return part
+      return None
     tensor, param = self.pattern.split(' -> ')
     tensor = tensor.replace('(', '').replace(')', '')
-    order = [param.split().index(axis) for axis in tensor.split()]
-    return part.transpose(order)
+    return [param.split().index(axis) for axis in tensor.split()]
+
+  def transpose(self, part: np.ndarray) -> np.ndarray:
+    """A view of what one tensor makes, with the axes in the tensor's order."""
+    return part if self.order is None else part.transpose(self.order)
 
   def _rearrange(self, x: Any, pattern: str | None) -> Any:
     if pattern is None:

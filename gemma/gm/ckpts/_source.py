@@ -56,26 +56,29 @@ class Source:
     """Reads it as integers.
 
     Args:
-      summed: Axes that are summed over when it is applied: the inputs, which
-        are the columns of a tensor.
+      summed: Axes that are summed over when it is applied.
       method: `int8` or `int4`.
       dtype: Dtype of the scales.
 
     Returns:
-      The integers, and the scales of the rows.
+      The integers, and the scales, in which the `summed` axes are 1.
     """
     kernel = _safetensors.aligned(
       self.shape, _quantization.integers_of(method)[0]
     )
     ones = [1 if i in summed else size for i, size in enumerate(self.shape)]
     scale = np.empty(ones, dtype)
+    axes = [i - (len(self.tensors) > 1) for i in summed]  # Of one tensor's.
+    if self.row.order is not None:
+      axes = [self.row.order.index(i) for i in axes]
     for tensor, *places in zip(
       self.tensors, self._places(kernel), self._places(scale), strict=True
     ):
       for rows, piece in _pieces(tensor, places[0]):
-        found = _quantization.quantize_array(piece.astype(dtype), (1,), method)
-        for place, x in zip(places, found, strict=True):
-          place[rows] = x.reshape(place[rows].shape)
+        x = piece.astype(dtype).reshape(places[0][rows].shape)
+        found = _quantization.quantize_array(x, tuple(axes), method)
+        for place, part in zip(places, found, strict=True):
+          place[rows] = part
     return kernel, scale
 
   def _places(self, out: np.ndarray) -> list[np.ndarray]:
