@@ -1,5 +1,6 @@
 """Mixtures of experts: what they compute, what they touch, how they shard."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import pytest
 import cases
 from gemma import gm
 from gemma.gm.math import _experts
-from gemma.gm.nn import _config
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.peft import _quantization
@@ -106,11 +106,14 @@ def test_one_token_is_what_many_are():
 
 @pytest.mark.slow
 def test_one_token_touches_its_experts_only():
-  """Operations of one token in a period of 26B-A4B, as it is compiled."""
+  """Operations of one token in a period of 26B-A4B, as it is compiled.
+
+  In float32: compilers for CPUs count conversions of bfloat16, made or not.
+  """
   whole = gm.nn.Gemma4_26B_A4B().config
   period = whole.attention_types[:6]
-  config = _config.dataclasses.replace(whole, attention_types=period)
-  model = _transformer.Transformer(config=config)
+  config = dataclasses.replace(whole, attention_types=period)
+  model = _transformer.Transformer(config=config, dtype=jnp.float32)
   params = _shapes.param_shapes(model)
 
   def forward(params, tokens):
@@ -124,7 +127,7 @@ def test_one_token_touches_its_experts_only():
   experts = sum(layer[name]['w'].size for name in ('gating_einsum', 'linear'))
   idle = 6 * experts * (128 - 8) // 128
   active = size - idle
-  assert 2 * active < flops < 2.2 * active
+  assert 2 * active < flops < 2.02 * active
   assert idle > 4 * active
 
 

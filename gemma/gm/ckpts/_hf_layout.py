@@ -164,8 +164,8 @@ def unused(config: _config.TransformerConfig) -> set[str]:
 _TOWER, _PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 _TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
 _MEDIA = re.compile(
-  r'^(model\.)?(vision_tower|multi_modal_projector|embed_vision|audio_tower'
-  r'|embed_audio)\.(vision_model\.)?'
+  r'^(model\.)?(vision_tower|multi_modal_projector|embed_vision|vision_embedder'
+  r'|audio_tower|embed_audio)\.(vision_model\.)?'
 )
 # Buffers, and a head behind the vision encoder that Gemma does not use.
 _IGNORED = re.compile(
