@@ -543,33 +543,34 @@ def test_no_message_has_tags_of_its_own(tokenizer, i):
 # The package `dialog`.
 
 
-def dialog():
-  """Its classes as far as they are read, those for tools included."""
+def stand_in():
+  """Its classes as far as they are read and made, those for tools included."""
   classes = test_text.stand_in()
 
-  def chunk(name):
-    def keep(self, **fields):
-      self.data = types.SimpleNamespace(**fields)
+  def chunk(name, rename):
+    def keep(self, data):
+      fields = {rename.get(key, key): data[key] for key in data}
+      self.data = types.SimpleNamespace(**fields, def_json=data)
 
     return type(name, (), {'__init__': keep})
 
+  names = {'structuredContent': 'response'}
   for name in ('Tool', 'ToolCall', 'ToolResponse'):
-    setattr(classes, name, chunk(name))
+    setattr(classes, name, chunk(name, names))
   return classes
 
 
 def test_dialog_with_thoughts_and_tools(tokenizer):
-  d = dialog()
-  tool = _formats.tool_of(WEATHER)
+  d = stand_in()
+  tool = d.Tool({'name': 'get_weather'})
+  tool.data.def_json = _formats.tool_of(WEATHER).declaration
   conversation = d.Conversation(
-    d.System(
-      d.Think(), 'Be brief.', d.Tool(name=tool.name, def_json=tool.declaration)
-    ),
+    d.System(d.Think(), 'Be brief.', tool),
     d.User('Hi'),
     d.Model(
       d.Thought('Look.'),
-      d.ToolCall(name='f', arguments={'b': 1, 'a': 'x'}),
-      d.ToolResponse(name='f', response={'ok': True}),
+      d.ToolCall({'name': 'f', 'arguments': {'b': 1, 'a': 'x'}}),
+      d.ToolResponse({'name': 'f', 'structuredContent': {'ok': True}}),
     ),
   )
   assert text_of(tokenizer, conversation) == (

@@ -37,9 +37,9 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._template import encode_chat as encode_chat
   from gemma.gm.text._tokenizer import Gemma2Tokenizer as Gemma2Tokenizer
   from gemma.gm.text._tokenizer import Gemma3nTokenizer as Gemma3nTokenizer
-  from gemma.gm.text._tokenizer import Gemma4Tokenizer as Gemma4Tokenizer
   from gemma.gm.text._tokenizer import (
     Gemma3TinyTokenizer as Gemma3TinyTokenizer,
   )
   from gemma.gm.text._tokenizer import Gemma3Tokenizer as Gemma3Tokenizer
+  from gemma.gm.text._tokenizer import Gemma4Tokenizer as Gemma4Tokenizer
   from gemma.gm.text._tokenizer import Tokenizer as Tokenizer

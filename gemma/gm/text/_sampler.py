@@ -173,9 +173,9 @@ class Sampler:
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
         id outside of the table, if images and their places differ in number,
-        if the model does not see or hear, or arguments do not go together. Images that
-        cannot be read raise as `gm.vision.read_image` does, with a note on
-        which one it is.
+        if the model does not see or hear, or arguments do not go together.
+        Images that cannot be read raise as `gm.vision.read_image` does, with a
+        note on which one it is.
     """
     if audio is not None or audio_lengths is not None:
       raise ValueError(
