@@ -67,7 +67,7 @@ def test_a_ring_holds_the_last_window_of_each_row():
 
 
 def test_reads_like_the_published_dict():
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   cache = case.apply(case.tokens(2, 10), cache=case.cache(2, 20)).cache
   assert list(cache) == [f'layer_{i}' for i in range(8)]
   layer = cache['layer_5']

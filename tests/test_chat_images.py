@@ -335,7 +335,7 @@ def test_failed_call_leaves_the_conversation(name):
 
 
 def test_chat_of_a_model_that_does_not_see(wide):
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   chat = new_chat(model=case.model, params=case.params)
   for fields in (
     {'prompt': 'x', 'images': CAT},

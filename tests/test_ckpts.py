@@ -12,7 +12,7 @@ from gemma import gm
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _shapes
 
 ALL = pytest.mark.parametrize('case', cases.CASES, ids=str)
 
@@ -62,7 +62,7 @@ def test_orbax_round_trip(dtype, tmp_path):
 def test_layout_covers_every_parameter_of_a_released_size(name):
   """Rows and their inverse, on shapes alone."""
   model = gm.nn.PRESETS[name]()
-  shapes = _tree.flatten(_transformer.param_shapes(model))
+  shapes = _tree.flatten(_shapes.param_shapes(model))
   rows = list(_hf_layout.table(model.config))
   assert sorted(row.path for row in rows) == sorted(shapes)
   for row in rows:
@@ -106,7 +106,7 @@ def test_published_files_give_the_presets():
 
 def test_rows_behind_the_vocabulary_are_left(tmp_path):
   """Larger tables keep their first rows."""
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   row = next(_hf_layout.table(case.config))
   table = case.params['embedder']['input_embedding']
@@ -115,7 +115,7 @@ def test_rows_behind_the_vocabulary_are_left(tmp_path):
 
 
 def test_progress_is_told_in_bytes(tmp_path):
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   steps = []
   gm.from_pretrained(
@@ -127,7 +127,7 @@ def test_progress_is_told_in_bytes(tmp_path):
 
 
 def test_folder_without_a_tokenizer(tmp_path):
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   opened = gm.from_pretrained(tmp_path / 'm')
   assert opened.model.config.num_layers == 8

@@ -147,7 +147,7 @@ def test_convert_there_and_back(capsys, tiny, tmp_path):
 
 
 def test_convert_dtype(capsys, tmp_path):
-  case = cases.CASES[-1]
+  case = cases.GEMMA3
   paths = [str(tmp_path / name) for name in ('a', 'b', 'c', 'd')]
   rounded = jax.tree.map(lambda x: x.astype('bfloat16'), case.params)
   gm.ckpts.save_hf(paths[0], model=case.model, params=case.params)

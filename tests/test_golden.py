@@ -37,7 +37,7 @@ TEXT_COUNTS = {
 def test_logits_are_those_of_transformers(case):
   golden = np.load(GOLDEN / 'logits' / f'{case}.npz')['logits']
   out = case.apply(case.tokens()).logits
-  assert np.abs(out - golden).max() < 5e-5
+  assert np.abs(out - golden).max() < case.tolerance
 
 
 @pytest.mark.parametrize('name', gm.nn.PRESETS)

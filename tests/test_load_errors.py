@@ -128,7 +128,7 @@ def test_all_that_does_not_fit_is_listed_and_nothing_freed(layout, tmp_path):
   assert not any(x.is_deleted() for x in jax.tree.leaves(given))
 
 
-@pytest.mark.parametrize('other', cases.CASES[:-2], ids=str)
+@pytest.mark.parametrize('other', cases.CASES[:4], ids=str)
 def test_other_generation(other, tmp_path):
   gm.ckpts.save_params(other.params, tmp_path / 'm', layout='FLAT')
   given = zeros(CASE.params)

@@ -13,7 +13,7 @@ from gemma.gm.ckpts import _load_hf
 from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _source
 
-CASE = cases.CASES[-1]
+CASE = cases.GEMMA3
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from gemma.peft import _weights
 import test_adapters
 import test_project
 
-CASE = cases.CASES[-1]
+CASE = cases.GEMMA3
 METHODS = ['int8', 'int4']
 EMBEDDER = 'embedder', '_IntEmbedder_0'
 

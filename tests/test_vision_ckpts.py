@@ -176,7 +176,7 @@ def test_errors_of_folders(folder, tmp_path):
   changed(folder, layer_norm_eps=1e-5)
   with pytest.raises(ValueError, match=r'layer_norm_eps=1e-05.* 1e-06'):
     gm.ckpts.load_params(folder)
-  text = cases.CASES[-1]
+  text = cases.GEMMA3
   gm.ckpts.save_hf(tmp_path / 't', model=text.model, params=text.params)
   with pytest.raises(ValueError, match='has MM params'):
     gm.ckpts.load_params(tmp_path / 't', params=CASE.params, donate=False)

@@ -10,7 +10,7 @@ import pytest
 import cases
 from gemma import gm
 
-CASE = cases.CASES[-1]
+CASE = cases.GEMMA3
 ROWS = CASE.config.num_embed
 
 

@@ -9,7 +9,7 @@ import tensorstore
 import cases
 from gemma.gm.ckpts import _tree
 
-CASE = cases.CASES[-1]
+CASE = cases.GEMMA3
 LAYOUTS = pytest.mark.parametrize('layout', ['NESTED', 'FLAT', 'STACKED'])
 VISION = 'SigLiPFromPatches_0'
 WIDE = 'mm_input_projection', 'mm_soft_embedding_norm'

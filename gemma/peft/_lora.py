@@ -71,6 +71,7 @@ def init_lora(
     dtype: Dtype of the adapters.
     targets: Regular expressions; an adapter is made for a weight whose path,
       as `layer_0/attn/q_einsum/w`, has a match of one. By default, for all.
+      The weights of experts have none, but their router has.
 
   Returns:
     The adapters alone, at their paths.
@@ -123,7 +124,8 @@ def _linear(
   plain = _weights.as_plain(params)
   flat = traverse_util.flatten_dict(plain)
   for weight in (*_weights.weights(plain), *_weights.kernels(plain)):
-    yield weight, flat[weight.path].shape
+    if not weight.of_experts:
+      yield weight, flat[weight.path].shape
 
 
 def _adapter(

@@ -67,8 +67,9 @@ def quantize(
   A weight becomes `{'kernel': integers, 'scale': ...}` and stands for
   `kernel / scale`, with a scale in the dtype of the weight for each output
   channel, from the largest weight in it; no data is needed. Embedding tables
-  stay as they are, and what reads images and audio: it is small, and soft
-  tokens are sensitive. Models of `gm.nn` compute with the result as it is.
+  stay as they are, routers, and what reads images and audio: these are small,
+  and what they decide is sensitive. Models of `gm.nn` compute with the result
+  as it is.
 
   ```python
   >>> import jax.numpy as jnp
@@ -98,6 +99,8 @@ def quantize(
   flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
   text = _weights.without_media(params)
   for weight in _weights.weights(text, checkpoint_kernel_key):
+    if weight.is_router:
+      continue
     kernel, scale = quantize_array(flat.pop(weight.path), weight.summed, method)
     where = weight.path[:-1] if in_place_keys else weight.stand_in('IntEinsum')
     flat[(*where, 'kernel')], flat[(*where, 'scale')] = kernel, scale

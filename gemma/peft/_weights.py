@@ -1,7 +1,7 @@
 """The weights that adapters and integers stand in for, by Gemma's names.
 
 Axes: N query heads, K kv heads, D model, H head_dim, F hidden, C parts of a
-fused weight.
+fused weight, E experts, P width of a per-layer input.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,15 @@ _SUMMED = {
   'kv_einsum': (2,),  # CKDH
   'qkv_einsum': (2,),  # CNDH
   'attn_vec_einsum': (0, 1),  # NHD
+  'k_einsum': (1,),  # KDH
   'linear': (0,),  # FD
+  'per_layer_model_projection': (0,),  # DNP
+  'per_layer_input_projection': (0,),
 }
+# Number of axes, and those that are summed over: ECFD and EFD.
+_EXPERTS = {'gating_einsum': (4, (3,)), 'linear': (3, (1,))}
+# What picks experts or streams: a small error there is a large one later.
+_ROUTERS = 'router_logits', 'modality_router'
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
 _KERNEL = 'kernel'  # The weight of Flax's own layers.
 _INTEGERS = '_IntEinsum_'
@@ -43,6 +50,17 @@ class Weight:
 
   path: Path
   summed: tuple[int, ...]
+
+  @property
+  def of_experts(self) -> bool:
+    """Whether it is one weight of all experts."""
+    module = self.path[-2] if len(self.path) > 1 else ''
+    return module in _EXPERTS and self.summed == _EXPERTS[module][1]
+
+  @property
+  def is_router(self) -> bool:
+    """Whether it picks what others compute."""
+    return any(name in _ROUTERS for name in self.path)
 
   def stand_in(self, kind: str) -> Path:
     """The module that stands in for it, as `IntEinsum` does."""
@@ -128,6 +146,9 @@ def _summed(
     return (2,) if same and shape[1] != shape[2] else (1,)
   if name not in _LEAVES:
     name = path[-2] if len(path) > 1 else name
+    axes, summed = _EXPERTS.get(name, (0, ()))
+    if len(shape) == axes:
+      return summed
   if name in _SUMMED:
     return _SUMMED[name]
   if len(shape) == 2:  # In, out.

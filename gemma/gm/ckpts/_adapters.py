@@ -25,6 +25,7 @@ from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.peft import _weights
 
@@ -140,7 +141,7 @@ def load_adapter(
   tensors = _read_tensors(folder)
   out: dict[_tree.Path, Any] = {}
   problems: list[str] = []
-  shapes = _tree.flatten(_transformer.param_shapes(model))
+  shapes = _tree.flatten(_shapes.param_shapes(model))
   for row in _linear_rows(model):
     pairs = [_take(tensors, _module(name), config) for name in row.names]
     if not any(pairs):
@@ -171,7 +172,7 @@ _Pair = tuple[np.ndarray, np.ndarray]  # lora_A, and lora_B with its factor.
 def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_row.Row]:
   """The weights that adapters can be of: those of linear modules."""
   for row in _hf_layout.table(model.config):
-    vision = _hf_layout.is_vision(row.names[0])
+    vision = _hf_layout.is_media(row.names[0])
     ends = _VISION_ENDS if vision else _TEXT_ENDS
     if row.path.endswith(ends) and not row.path.endswith(_CONVOLUTION):
       yield row
@@ -183,7 +184,7 @@ def _has_vision(model: _transformer.Transformer) -> bool:
 
 def _tower(row: _hf_row.Row, model: _transformer.Transformer) -> str:
   """What a module is in, if its name does not tell."""
-  text = not _hf_layout.is_vision(row.names[0])
+  text = not _hf_layout.is_media(row.names[0])
   return _TEXT_TOWER if text and _has_vision(model) else ''
 
 
@@ -214,7 +215,7 @@ def _axes(row: _hf_row.Row) -> tuple[str, str]:
 
 
 def _rearrange(x: np.ndarray, pattern: str, row: _hf_row.Row) -> np.ndarray:
-  sizes = {'n': row.heads} if '(n h)' in pattern and row.heads else {}
+  sizes = {'n': row.heads} if '(n ' in pattern and row.heads else {}
   return einops.rearrange(x, pattern, **sizes)
 
 

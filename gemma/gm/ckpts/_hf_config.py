@@ -19,6 +19,8 @@ _TEXT_OF = {
   'gemma3': 'gemma3_text',
   'gemma3n': 'gemma3n_text',
   'gemma4': 'gemma4_text',
+  'gemma4_unified': 'gemma4_text',
+  'gemma4_unified_text': 'gemma4_text',
 }
 _MEDIA = 'vision_config', 'audio_config'
 _TANH_GELU = (None, 'gelu', 'gelu_pytorch_tanh')
@@ -95,7 +97,7 @@ def from_hf(
     _refuse_media(config, text_only)
     file = _hf_newer.DEFAULTS[model_type] | file
     _refuse_unknown(file)
-    return _hf_newer.from_hf(model_type, file)
+    return _hf_newer.from_hf(model_type, file, file.get(_TOKENS))
   if model_type not in _DEFAULTS:
     raise ValueError(
       f'model_type={model_type!r} in config.json is not one of '
@@ -143,9 +145,7 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
     ValueError: If no Hugging Face Gemma class can hold the config.
   """
   if not config.zero_centered_norms:
-    out = _hf_newer.to_hf(config)
-    _check_inverse(config, out)
-    return out
+    return _finish(config, _hf_newer.to_hf(config))
   gemma3 = config.use_qk_norm
   gemma2 = config.use_post_attn_norm and not gemma3
   name, family = 'Gemma', 'gemma'
@@ -189,12 +189,20 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
         'rope_type': 'linear',
         'factor': config.global_scale_factor,
       }
-  if config.vocab_size is not None or config.num_embed == _PADDED_ROWS:
+  return _finish(config, out)
+
+
+def _finish(
+  config: _config.TransformerConfig, out: dict[str, Any]
+) -> dict[str, Any]:
+  """The file, with what all generations have, once it is known to be right."""
+  padded = _PADDED_ROWS, _hf_newer.PADDED_ROWS
+  if config.vocab_size is not None or config.num_embed in padded:
     out[_TOKENS] = config.vocab_size or config.num_embed
   _check_inverse(config, out)
+  out['vocab_size'] += padding_rows(config)
   if config.vision_encoder is None:
     return out
-  out['vocab_size'] += padding_rows(config)
   return _hf_vision.to_hf(config, out)
 
 
@@ -216,8 +224,8 @@ def _refuse_media(config: Mapping[str, Any], text_only: bool) -> None:
   media = [key for key in _MEDIA if config.get(key) is not None]
   if media and not text_only:
     raise ValueError(
-      f'config.json has {media}: the encoders of {config["model_type"]} are not '
-      'supported yet. Pass text_only=True to load the text model.'
+      f'config.json has {media}: the encoders of {config["model_type"]} are '
+      'not supported yet. Pass text_only=True to load the text model.'
     )
 
 

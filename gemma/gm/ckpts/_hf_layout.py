@@ -151,10 +151,21 @@ def _layer_norm(path: str, name: str) -> Iterator[Row]:
   yield Row(f'{path}/bias', (f'{name}.bias',))
 
 
+def unused(config: _config.TransformerConfig) -> set[str]:
+  """Tensors that files may have in layers that read the keys of another."""
+  return {
+    f'layers.{i}.self_attn.{name}.weight'
+    for i, spec in enumerate(config.layers())
+    if spec.kv_source is not None
+    for name in ('k_proj', 'v_proj', 'k_norm', 'v_norm')
+  }
+
+
 _TOWER, _PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 _TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
-_VISION = re.compile(
-  r'^(model\.)?(vision_tower|multi_modal_projector)\.(vision_model\.)?'
+_MEDIA = re.compile(
+  r'^(model\.)?(vision_tower|multi_modal_projector|embed_vision|audio_tower'
+  r'|embed_audio)\.(vision_model\.)?'
 )
 # Buffers, and a head behind the vision encoder that Gemma does not use.
 _IGNORED = re.compile(
@@ -163,9 +174,9 @@ _IGNORED = re.compile(
 HEAD = 'lm_head.weight'
 
 
-def is_vision(name: str) -> bool:
-  """Whether a tensor belongs to the vision encoder or its projection."""
-  return bool(_VISION.match(name))
+def is_media(name: str) -> bool:
+  """Whether a tensor belongs to an encoder of images or audio."""
+  return bool(_MEDIA.match(name))
 
 
 def plain_name(name: str) -> str | None:
@@ -175,8 +186,8 @@ def plain_name(name: str) -> str | None:
   """
   if _IGNORED.search(name):
     return None
-  if is_vision(name):
-    return _VISION.sub(r'\2.', name)
+  if is_media(name):
+    return _MEDIA.sub(r'\2.', name)
   return _TEXT.sub('', name)
 
 

@@ -53,23 +53,27 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def from_hf(
-  model_type: str, file: Mapping[str, Any]
+  model_type: str, file: Mapping[str, Any], tokens: int | None = None
 ) -> _config.TransformerConfig:
   """The architecture that a file describes.
 
   Args:
     model_type: `gemma3n_text` or `gemma4_text`.
     file: The part of the file about the text model, with defaults.
+    tokens: Rows that stand for a token, if the file says.
   """
   own = _gemma3n(file) if model_type == _GEMMA3N else _gemma4(file)
   kinds, rows = _attention_types(file), file['vocab_size']
+  if rows == PADDED_ROWS and tokens is None:
+    rows = _TEXT_ROWS
   dims = _as_list(file['intermediate_size'], len(kinds))
   if file.get('use_double_wide_mlp') and file['num_kv_shared_layers']:
     first = len(kinds) - file['num_kv_shared_layers']
     dims = dims[:first] + [2 * dim for dim in dims[first:]]
   rope = _rope(file)
   config = _config.TransformerConfig(
-    num_embed=_TEXT_ROWS if rows == PADDED_ROWS else rows,
+    num_embed=rows,
+    vocab_size=None if tokens == rows else tokens,
     embed_dim=file['hidden_size'],
     hidden_dim=dims[0],
     hidden_dims=None if len(set(dims)) == 1 else tuple(dims),
@@ -113,7 +117,7 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
   out = {
     'architectures': [f'{"Gemma3n" if gemma3n else "Gemma4"}ForCausalLM'],
     'model_type': _GEMMA3N if gemma3n else _GEMMA4,
-    'vocab_size': PADDED_ROWS if gemma3n and rows == _TEXT_ROWS else rows,
+    'vocab_size': rows,
     'vocab_size_per_layer_input': rows,
     'hidden_size': config.embed_dim,
     'intermediate_size': config.hidden_dim,

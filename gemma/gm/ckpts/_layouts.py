@@ -67,8 +67,17 @@ _VISION = 'SigLiPFromPatches_0', 'vision_encoder'
 _STACK = f'{_TEXT}/stacked_layers/attention_type_'
 _STACKED_KEY = re.compile(rf'^{_STACK}(\d+)/(.+)$')
 _LAYER_KEY = re.compile(rf'^{_TEXT}/layer_(\d+)/(.+)$')
-# These arrays are leaves of their module in NESTED, and one deeper elsewhere.
+# These arrays are leaves of their module in NESTED, and one deeper elsewhere;
+# not those of experts, which have an axis more.
 _BARE = re.compile(r'^layer_\d+/mlp2?/(gating_einsum|linear)$')
+_AXES = {'gating_einsum': 3, 'linear': 2}
+# Names in Gemma 3n's first files, and those that its models have.
+_OLDER = {
+  'per_layer_embeddings': 'per_layer_input_embedding',
+  'per_layer_model_projection': 'per_layer_input_projection',
+  'laurel_block': 'laurel',
+}
+_GEMMA3N = 'altup'
 _TRAINER_KEYS = {'params', 'opt_state', 'step', 'collections'}
 
 
@@ -97,16 +106,27 @@ def places(layout: Layout, stored: Mapping[Path, Any]) -> dict[Path, Place]:
     A place for each path of the NESTED layout. Whatever else a trainer stores
     has none.
   """
-  if layout is Layout.NESTED:
-    return {path: Place(path) for path in stored}
-  if layout is Layout.KAULDRON:
-    return {path[1:]: Place(path) for path in stored if path[0] == 'params'}
-  period = _period_of_stacked(path[0] for path in stored)
+  found = dict(_places(layout, stored))
+  if not any(_GEMMA3N in path for path in found):
+    return found
   return {
-    nested: place
-    for path, leaf in stored.items()
-    for nested, place in _spread(path, leaf, period)
+    tuple(_OLDER.get(key, key) for key in path): place
+    for path, place in found.items()
   }
+
+
+def _places(
+  layout: Layout, stored: Mapping[Path, Any]
+) -> Iterator[tuple[Path, Place]]:
+  """`places`, by the names that the tree has."""
+  period = _period_of_stacked(path[0] for path in stored)
+  for path, leaf in stored.items():
+    if layout is Layout.NESTED:
+      yield path, Place(path)
+    elif layout is not Layout.KAULDRON:
+      yield from _spread(path, leaf, period)
+    elif path[0] == 'params':
+      yield path[1:], Place(path)
 
 
 def places_in(
@@ -225,13 +245,14 @@ def _to_flat(path: Path) -> Path:
   return '/'.join(path[:-1]), path[-1]
 
 
-def _from_flat(path: Path) -> Path:
-  """The NESTED path of a FLAT path."""
+def _from_flat(path: Path, axes: int) -> Path:
+  """The NESTED path of a FLAT path, of an array with so many axes."""
   head, *rest = *path[0].split('/'), *path[1:]
   prefix, nested = _VISION
   if head == prefix:
     return (nested, *rest)
-  if rest[-1] == 'w' and _BARE.match('/'.join(rest[:-1])):
+  bare = rest[-1] == 'w' and _BARE.match('/'.join(rest[:-1]))
+  if bare and axes == _AXES[rest[-2]]:
     return (*rest[:-1],)
   return (*rest,)
 
@@ -249,11 +270,12 @@ def _spread(path: Path, leaf: Any, period: int) -> Iterator[tuple[Path, Place]]:
   """The parameters in one array of STACKED or FLAT: the inverse of `_stack`."""
   match = _STACKED_KEY.match(path[0])
   if match is None:
-    yield _from_flat(path), Place(path)
+    yield _from_flat(path, len(leaf.shape)), Place(path)
     return
   for index in range(leaf.shape[0]):
     layer = f'{_TEXT}/layer_{index * period + int(match[1])}/{match[2]}'
-    yield _from_flat((layer, *path[1:])), Place(path, index)
+    nested = _from_flat((layer, *path[1:]), len(leaf.shape) - 1)
+    yield nested, Place(path, index)
 
 
 def _period_of_stacked(keys: Iterable[str]) -> int:

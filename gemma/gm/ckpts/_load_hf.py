@@ -22,6 +22,7 @@ from gemma.gm.ckpts import _source
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
+from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 
 OnProgress = Callable[[int, int], None]
@@ -110,7 +111,8 @@ def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
   config = read_config(folder, text_only=text_only)
   tensors = _plain_names(folder, config, text_only)
   rows = list(_hf_layout.table(config))
-  params = _shapes(config)
+  model = _transformer.Transformer(config=config)
+  params = _tree.flatten(_shapes.param_shapes(model))
   _check(folder, rows, tensors, params)
   _check_head(tensors)
   shapes = {
@@ -127,44 +129,24 @@ def _plain_names(
 ) -> dict[str, _safetensors.Tensor]:
   """The tensors of the model, by their names without prefix."""
   tensors = _safetensors.open_folder(folder)
-  vision = [name for name in tensors if _hf_layout.is_vision(name)]
-  if vision and not text_only and config.vision_encoder is None:
+  media = [name for name in tensors if _hf_layout.is_media(name)]
+  if media and not text_only and config.vision_encoder is None:
     raise ValueError(
-      f'{folder} has a vision encoder ({len(vision)} tensors, such as '
-      f'{vision[0]}), but its {_CONFIG} has no vision_config. Pass '
-      'text_only=True to load the text model.'
+      f'{folder} has an encoder ({len(media)} tensors, such as {media[0]}), '
+      f'but its {_CONFIG} has no vision_config. Pass text_only=True to load '
+      'the text model.'
     )
+  unused = _hf_layout.unused(config)
   plain = {
     _hf_layout.plain_name(name): tensor
     for name, tensor in tensors.items()
-    if not (text_only and _hf_layout.is_vision(name))
+    if not (text_only and _hf_layout.is_media(name))
   }
-  return {name: x for name, x in plain.items() if name is not None}
-
-
-def _shapes(
-  config: _config.TransformerConfig,
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shape of every parameter, from one layer of each kind: it is quicker."""
-  parts = config.per_layer_input_dim, config.num_kv_shared_layers
-  if any(parts) or config.hidden_dims:
-    model = _transformer.Transformer(config=config)  # Each layer is its own.
-    return _tree.flatten(_transformer.param_shapes(model))
-  kinds = tuple(dict.fromkeys(config.attention_types))
-  small = dataclasses.replace(config, attention_types=kinds)
-  if (encoder := config.vision_encoder) is not None:
-    vit = encoder.siglip_encoder.clone(depth=1, parent=None)
-    encoder = encoder.clone(siglip_encoder=vit, parent=None)
-    small = dataclasses.replace(small, vision_encoder=encoder)
-  shapes = _transformer.param_shapes(_transformer.Transformer(config=small))
-  layers = [shapes.pop(f'layer_{i}') for i in range(len(kinds))]
-  for i, kind in enumerate(config.attention_types):
-    shapes[f'layer_{i}'] = layers[kinds.index(kind)]
-  if config.vision_encoder is not None:
-    blocks = shapes['vision_encoder']['siglip_encoder']['Transformer']
-    for i in range(config.vision_encoder.siglip_encoder.depth):
-      blocks[f'encoderblock_{i}'] = blocks['encoderblock_0']
-  return _tree.flatten(shapes)
+  return {
+    name: x
+    for name, x in plain.items()
+    if name is not None and name not in unused
+  }
 
 
 def _check(

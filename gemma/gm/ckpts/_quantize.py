@@ -8,10 +8,18 @@ import jax
 
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _per_layer
 from gemma.peft import _quantization
 from gemma.peft import _weights
 
-_TABLE = _weights.Weight(('embedder', 'input_embedding'), (1,))
+# Tables, and what stands in for each; the rows of a layer have their own scale.
+_TABLES = (
+  (_weights.Weight(('embedder', 'input_embedding'), (1,)), '0'),
+  *(
+    (_weights.Weight(('embedder', name), (2,)), name)
+    for name in _per_layer.TABLES
+  ),
+)
 _KERNEL, _SCALE = 'kernel', 'scale'
 
 
@@ -56,7 +64,7 @@ class Integers:
 def plan(
   shapes: _targets.Shapes, method: str | bool
 ) -> dict[_tree.Path, Integers]:
-  """All weights of the text model, the embedding table too.
+  """All weights of the text model, the embedding tables too.
 
   Args:
     shapes: The parameters, by NESTED path.
@@ -133,10 +141,16 @@ def _places(
     path: x for path, x in shapes.items() if not _targets.is_multimodal(path)
   }
   tree: Mapping[str, Any] = _tree.nest(text)
-  places = [(w, w.stand_in('IntEinsum')) for w in _weights.weights(tree)]
-  if _TABLE.path in shapes:
-    places.append((_TABLE, (*_TABLE.path[:-1], '_IntEmbedder_0')))
-  return places
+  places = [
+    (weight, weight.stand_in('IntEinsum'))
+    for weight in _weights.weights(tree)
+    if not weight.is_router
+  ]
+  return places + [
+    (table, (*table.path[:-1], f'_IntEmbedder_{name}'))
+    for table, name in _TABLES
+    if table.path in shapes
+  ]
 
 
 def _without(sharding: Any, summed: tuple[int, ...]) -> Any:

@@ -18,6 +18,7 @@ from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _hf_vision
 from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 
 _SHARD_BYTES = 5 * 10**9  # As the published folders.
@@ -77,7 +78,7 @@ def _rows(
       f'params do not fit the model. Missing: {sorted(rows - flat.keys())}. '
       f'Unknown: {sorted(flat.keys() - rows)}.'
     )
-  shapes = _tree.flatten(_transformer.param_shapes(model))
+  shapes = _tree.flatten(_shapes.param_shapes(model))
   wrong = [
     f'{path} {flat[path].shape} instead of {shape.shape}'
     for path, shape in shapes.items()

@@ -47,11 +47,26 @@ _MULTIMODAL_EMBEDDER = (
 )
 
 
+_KEYS_AND_VALUES = 'kv_einsum', 'k_einsum', 'key_norm', 'value_norm'
+
+
 def is_multimodal(path: Path) -> bool:
   """Whether a parameter serves images or audio only."""
   if path[0] == 'embedder':
     return len(path) > 1 and path[1] in _MULTIMODAL_EMBEDDER
   return path[0] in _ENCODERS
+
+
+def is_unused(path: Path, params: Iterable[Path]) -> bool:
+  """Whether it makes keys and values of a layer that reads those of another.
+
+  Checkpoints have them or not; no model uses them.
+  """
+  names = _KEYS_AND_VALUES
+  if path[1:2] != ('attn',) or path[2:3] not in {(name,) for name in names}:
+    return False
+  siblings = {other[2] for other in params if other[:2] == path[:2]}
+  return bool(siblings) and not siblings & set(names)
 
 
 def has_encoder(paths: Iterable[Path]) -> bool:
@@ -152,7 +167,9 @@ def match(folder: Any, stored: Shapes, params: Shapes) -> dict[Path, Path]:
   extra = [
     path
     for path in stored
-    if path not in used and not (text and is_multimodal(path))
+    if path not in used
+    and not (text and is_multimodal(path))
+    and not is_unused(path, params)
   ]
   problems = [
     f'missing: {"/".join(path)} {params[path].shape}'

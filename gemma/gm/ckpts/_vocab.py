@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _transformer
 
 
@@ -32,11 +33,12 @@ def resize_vocab(
   vocab_size: int | None = None,
   allow_fewer: bool = False,
 ) -> tuple[_transformer.Transformer, dict[str, Any]]:
-  """Gives the embedding table another number of rows.
+  """Gives the embedding table another number of rows, and those of layers.
 
   A new row is the mean of the rows that stand for a token, so that a token
   never seen begins as likely as an average one, and not far from all others.
-  The table is the output head too: there is nothing else to change.
+  The table is the output head too; what else has a row for each token are the
+  per-layer tables of Gemma 3n and 4.
 
   ```python
   >>> from gemma import gm
@@ -49,7 +51,7 @@ def resize_vocab(
 
   Args:
     model: The model; it is not changed.
-    params: Its parameters, NESTED; they are not changed, and all but the table
+    params: Its parameters, NESTED; they are not changed, and all but the tables
       are shared with the result.
     num_embed: Rows to have. A multiple of 128 is best where the table is
       sharded or multiplied on an accelerator.
@@ -60,7 +62,7 @@ def resize_vocab(
       for.
 
   Returns:
-    The model and the parameters, the table in the dtype that it had.
+    The model and the parameters, tables in the dtype that they had.
 
   Raises:
     ValueError: If tokens would be dropped without `allow_fewer`, the numbers
@@ -77,11 +79,15 @@ def resize_vocab(
   if vocab_size is None and num_embed <= config.num_embed:
     vocab_size = config.vocab_size and min(config.vocab_size, num_embed)
   _check(tokens, num_embed, vocab_size, allow_fewer)
-  table = _resize(table, tokens, num_embed, vocab_size or num_embed)
+  embedder = dict(params['embedder'])
+  for name in ('input_embedding', *_per_layer.TABLES):
+    if name in embedder:
+      embedder[name] = _resize(
+        embedder[name], tokens, num_embed, vocab_size or num_embed
+      )
   config = dataclasses.replace(
     config, num_embed=num_embed, vocab_size=vocab_size
   )
-  embedder = {**params['embedder'], 'input_embedding': table}
   return model.clone(config=config), {**params, 'embedder': embedder}
 
 

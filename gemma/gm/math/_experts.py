@@ -4,11 +4,32 @@ Axes: M tokens, D model, E experts, C experts of a token, F hidden, G = 2 the
 gate and the other branch, R = M * C pairs of a token and one of its experts.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Shaped
+
+from gemma.gm.math import _integers
+
+
+class Weights(NamedTuple):
+  """One weight of all experts, which stands for `w / scale`.
+
+  Attributes:
+    w: The weights, or their integers.
+    scale: Of integers, with 1 in place of the axis that is summed over.
+  """
+
+  w: Shaped[Array, 'E ...']
+  scale: Float[Array, 'E ...'] | None = None
+
+  def __getitem__(self, index):
+    scale = None if self.scale is None else self.scale[index]
+    return Weights(self.w[index], scale)
 
 
 def route(
@@ -30,10 +51,10 @@ def route(
 
 def apply_experts(
   x: Float[Array, 'M D'],
-  weights: Float[Array, 'M C'],
+  shares: Float[Array, 'M C'],
   index: Int[Array, 'M C'],
-  gating: Float[Array, 'E G F D'],
-  linear: Float[Array, 'E F D'],
+  gating: Weights,
+  linear: Weights,
 ) -> Float[Array, 'M D']:
   """Sum of the chosen experts' outputs, in float32. No token is dropped.
 
@@ -42,62 +63,59 @@ def apply_experts(
 
   Args:
     x: Tokens.
-    weights: How much each of a token's experts counts.
+    shares: How much each of a token's experts counts.
     index: Which experts they are.
-    gating: Both branches of each expert.
-    linear: What brings each expert back to the width of the model.
+    gating: Both branches of each expert, `[E G F D]`.
+    linear: What brings each expert back to the width of the model, `[E F D]`.
   """
-  few = index.size < gating.shape[0]
+  few = index.size < gating.w.shape[0]
   run = gathered_experts if few else grouped_experts
-  return run(x, weights, index, gating, linear)
+  return run(x, shares, index, gating, linear)
 
 
 def naive_experts(
   x: Float[Array, 'M D'],
-  weights: Float[Array, 'M C'],
+  shares: Float[Array, 'M C'],
   index: Int[Array, 'M C'],
-  gating: Float[Array, 'E G F D'],
-  linear: Float[Array, 'E F D'],
+  gating: Weights,
+  linear: Weights,
 ) -> Float[Array, 'M D']:
   """`apply_experts`, all experts for all tokens. The definition, the oracle."""
   out = jnp.zeros(x.shape, jnp.float32)
-  for expert in range(gating.shape[0]):
-    share = jnp.sum(jnp.where(index == expert, weights, 0), axis=1)
-    gate, up = jnp.einsum('MD,GFD->GMF', x, gating[expert])
-    y = jnp.einsum('MF,FD->MD', _active(gate, up), linear[expert])
+  for expert in range(gating.w.shape[0]):
+    share = jnp.sum(jnp.where(index == expert, shares, 0), axis=1)
+    gate, up = _product('MD,GFD->GMF', x, gating[expert])
+    y = _product('MF,FD->MD', _active(gate, up), linear[expert])
     out += share[:, None] * y.astype(jnp.float32)
   return out
 
 
 def gathered_experts(
   x: Float[Array, 'M D'],
-  weights: Float[Array, 'M C'],
+  shares: Float[Array, 'M C'],
   index: Int[Array, 'M C'],
-  gating: Float[Array, 'E G F D'],
-  linear: Float[Array, 'E F D'],
+  gating: Weights,
+  linear: Weights,
 ) -> Float[Array, 'M D']:
   """`apply_experts` with a copy of the weights for each pair."""
-  gate, up = jnp.einsum('MD,MCGFD->GMCF', x, gating[index])
-  y = jnp.einsum('MCF,MCFD->MCD', _active(gate, up), linear[index])
-  return jnp.einsum('MC,MCD->MD', weights, y.astype(jnp.float32))
+  gate, up = _product('MD,MCGFD->GMCF', x, gating[index])
+  y = _product('MCF,MCFD->MCD', _active(gate, up), linear[index])
+  return jnp.einsum('MC,MCD->MD', shares, y.astype(jnp.float32))
 
 
 def grouped_experts(
   x: Float[Array, 'M D'],
-  weights: Float[Array, 'M C'],
+  shares: Float[Array, 'M C'],
   index: Int[Array, 'M C'],
-  gating: Float[Array, 'E G F D'],
-  linear: Float[Array, 'E F D'],
+  gating: Weights,
+  linear: Weights,
 ) -> Float[Array, 'M D']:
   """`apply_experts` as one product for each expert: for many tokens."""
-  experts, _, hidden, _ = gating.shape
   order = jnp.argsort(index.reshape(-1), stable=True)  # R
-  sizes = jnp.bincount(index.reshape(-1), length=experts)
-  token = order // index.shape[1]
-  both = gating.reshape(experts, 2 * hidden, -1)
-  gate, up = jnp.split(_grouped(x[token], both, sizes, axis=2), 2, axis=1)
-  y = _grouped(_active(gate, up), linear, sizes, axis=1)
-  y = y.astype(jnp.float32) * weights.reshape(-1)[order][:, None]
+  expert, token = index.reshape(-1)[order], order // index.shape[1]
+  gate, up = jnp.split(_grouped(x[token], _flat(gating), expert, 2), 2, axis=1)
+  y = _grouped(_active(gate, up), linear, expert, 1)
+  y = y.astype(jnp.float32) * shares.reshape(-1)[order][:, None]
   return jnp.zeros(x.shape, jnp.float32).at[token].add(y)
 
 
@@ -106,18 +124,29 @@ def _active(gate: jax.Array, up: jax.Array) -> jax.Array:
   return wide.astype(up.dtype) * up
 
 
+def _product(eqn: str, x: jax.Array, weights: Weights) -> jax.Array:
+  """An einsum with weights, in the dtype of `x`."""
+  w = weights.w.astype(x.dtype)
+  y = jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32)
+  if weights.scale is not None:
+    y = _integers.unscale(eqn, y, weights.scale)
+  return y.astype(x.dtype)
+
+
+def _flat(gating: Weights) -> Weights:
+  """Both branches of each expert side by side, `[E 2F D]`."""
+  return jax.tree.map(lambda x: jax.lax.collapse(x, 1, 3), gating)
+
+
 def _grouped(
-  x: Float[Array, 'R I'],
-  w: Float[Array, 'E ...'],
-  sizes: Int[Array, 'E'],
-  axis: int,
+  x: Float[Array, 'R I'], weights: Weights, expert: Int[Array, 'R'], axis: int
 ) -> Float[Array, 'R O']:
-  """Rows of `x`, which are sorted by expert, times the weight of theirs.
+  """Rows of `x` times the weight of their expert, by which they are sorted.
 
   Args:
     x: Rows.
-    w: Weights.
-    sizes: Rows of each expert.
+    weights: The weights.
+    expert: The expert of each row.
     axis: Axis of the weights that is summed over; read as it lies in memory.
   """
   numbers = jax.lax.RaggedDotDimensionNumbers(
@@ -125,4 +154,14 @@ def _grouped(
     lhs_ragged_dimensions=[0],
     rhs_group_dimensions=[0],
   )
-  return jax.lax.ragged_dot_general(x, w, sizes, numbers)
+  sizes = jnp.bincount(expert, length=weights.w.shape[0])
+  y = jax.lax.ragged_dot_general(
+    x,
+    weights.w.astype(x.dtype),
+    sizes,
+    numbers,
+    preferred_element_type=jnp.float32,
+  )
+  if weights.scale is not None:
+    y = y / jnp.squeeze(weights.scale, axis)[expert].astype(jnp.float32)
+  return y.astype(x.dtype)

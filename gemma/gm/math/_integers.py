@@ -36,19 +36,32 @@ def project_integers(
   Returns:
     The product.
   """
-  inputs, out = eqn.split('->')
-  w_axes = inputs.split(',')[1]
   if jax.default_backend() == 'cpu':
     product = _in_blocks(eqn, x, kernel)
   else:
     product = _product(eqn, x, kernel)
+  return unscale(eqn, product, scale).astype(dtype)
+
+
+def unscale(
+  eqn: str, product: Float[Array, '...'], scale: Float[Array, '...']
+) -> Float[Array, '...']:
+  """What a product with integers stands for, in float32.
+
+  Args:
+    eqn: The einsum of the product.
+    product: Activations times integers.
+    scale: As of `project_integers`.
+  """
+  inputs, out = eqn.split('->')
+  w_axes = inputs.split(',')[1]
   # The scale has the axes of the weight; now those of the product.
   kept = [axis for axis in w_axes if axis in out]
   ones = [i for i, axis in enumerate(w_axes) if axis not in out]
   wide = jnp.squeeze(scale, ones).astype(jnp.float32)
   wide = wide.transpose([kept.index(axis) for axis in out if axis in kept])
   others = [i for i, axis in enumerate(out) if axis not in kept]
-  return (product / jnp.expand_dims(wide, others)).astype(dtype)
+  return product / jnp.expand_dims(wide, others)
 
 
 def _in_blocks(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._cache import LayerKV as LayerKV
   from gemma.gm.nn._config import AttentionType as AttentionType
   from gemma.gm.nn._config import TransformerConfig as TransformerConfig
+  from gemma.gm.nn._host import host_tables as host_tables
   from gemma.gm.nn._layers import Einsum as Einsum
   from gemma.gm.nn._layers import Embedder as Embedder
   from gemma.gm.nn._layers import FeedForward as FeedForward
@@ -28,6 +29,13 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._presets import Gemma3_27B as Gemma3_27B
   from gemma.gm.nn._presets import Gemma3_270M as Gemma3_270M
   from gemma.gm.nn._presets import Gemma3_Tiny as Gemma3_Tiny
+  from gemma.gm.nn._presets import Gemma3n_E2B as Gemma3n_E2B
+  from gemma.gm.nn._presets import Gemma3n_E4B as Gemma3n_E4B
+  from gemma.gm.nn._presets import Gemma4_12B as Gemma4_12B
+  from gemma.gm.nn._presets import Gemma4_26B_A4B as Gemma4_26B_A4B
+  from gemma.gm.nn._presets import Gemma4_31B as Gemma4_31B
+  from gemma.gm.nn._presets import Gemma4_E2B as Gemma4_E2B
+  from gemma.gm.nn._presets import Gemma4_E4B as Gemma4_E4B
   from gemma.gm.nn._summary import Summary as Summary
   from gemma.gm.nn._summary import summarize as summarize
   from gemma.gm.nn._transformer import Output as Output

@@ -3,6 +3,8 @@
 Axes: *B any batch dims, D model, E experts, F hidden, M tokens.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -42,14 +44,12 @@ class Experts(nn.Module):
     """
     embed_dim, experts = self.embed_dim, self.spec.num_experts
     logits = self._route(_norm.rms_norm(stream, eps=self.eps))
-    weights, index = _experts.route(
-      logits.reshape(-1, experts), self.spec.top_k
-    )
+    shares, index = _experts.route(logits.reshape(-1, experts), self.spec.top_k)
     scale = self._vector('per_expert_scale', experts)
     hidden = self.spec.hidden_dim
     out = _experts.apply_experts(
       x.reshape(-1, embed_dim),
-      weights * scale[index],
+      shares * scale[index],
       index,
       self._weight('gating_einsum', experts, 2, hidden, embed_dim),
       self._weight('linear', experts, hidden, embed_dim),
@@ -69,12 +69,12 @@ class Experts(nn.Module):
     ones = nn.initializers.ones
     return self.param(name, ones, (size,), self.dtype).astype(jnp.float32)
 
-  def _weight(self, name: str, *shape: int) -> Float[Array, '...']:
+  def _weight(self, name: str, *shape: int) -> _experts.Weights:
     return Weight(shape, self.dtype, name=name)()
 
 
 class Weight(nn.Module):
-  """A weight that is not applied where it is kept.
+  """One weight of all experts, or its integers if these are stored.
 
   Attributes:
     shape: Its shape.
@@ -85,5 +85,9 @@ class Weight(nn.Module):
   dtype: DTypeLike = jnp.bfloat16
 
   @nn.compact
-  def __call__(self) -> Float[Array, '...']:
-    return self.param('w', _layers.INIT, self.shape, self.dtype)
+  def __call__(self) -> _experts.Weights:
+    ints: Any = self.get_variable('params', '_IntEinsum_0')
+    if ints is not None:
+      return _experts.Weights(ints['kernel'], ints['scale'])
+    w = self.param('w', _layers.INIT, self.shape, self.dtype)
+    return _experts.Weights(w)

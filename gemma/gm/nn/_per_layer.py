@@ -6,8 +6,9 @@ Axes: *B any batch dims, B batch, L length, N layers, P width of an input, D
 model, V vocab.
 """
 
+from typing import Any
+
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -17,6 +18,8 @@ from jaxtyping import Int
 from gemma.gm.math import _lookup
 from gemma.gm.nn import _config
 from gemma.gm.nn import _layers
+
+TABLES = 'per_layer_embeddings', 'per_layer_input_embedding'  # Of 4, of 3n.
 
 
 class PerLayerInputs(nn.Module):
@@ -45,23 +48,33 @@ class PerLayerInputs(nn.Module):
     config = self.config
     vocab, width = config.num_embed, config.per_layer_input_dim
     layers = config.num_layers
-    table_name, projection_name = (
-      ('per_layer_embeddings', 'per_layer_model_projection')
-      if config.altup is None
-      else ('per_layer_input_embedding', 'per_layer_input_projection')
+    gemma3n = config.altup is not None
+    table_name = TABLES[gemma3n]
+    projection_name = (
+      'per_layer_input_projection' if gemma3n else 'per_layer_model_projection'
     )
     shape = (config.embed_dim, layers, width)
     project = _layers.Einsum(shape, dtype=self.dtype, name=projection_name)
     norm = _layers.norm_of(config, self.dtype, 'per_layer_projection_norm')
     projected = project('BLD,DNP->BLNP', x) * config.embed_dim**-0.5
-    table = self.param(
-      table_name, _layers.INIT, (vocab, layers, width), self.dtype
-    )
     known = jnp.where((tokens >= 0) & (tokens < vocab), tokens, 0)
-    rows = _lookup.lookup(table.reshape(vocab, -1), known)
-    rows = rows.reshape(*tokens.shape, layers, width).astype(x.dtype)
+    rows = self._rows(table_name, known).astype(x.dtype)
     rows *= jnp.sqrt(jnp.float32(width)).astype(rows.dtype)
     return (norm(projected) + rows) * jnp.asarray(2**-0.5, x.dtype)
+
+  def _rows(
+    self, name: str, tokens: Int[Array, 'B L']
+  ) -> Float[Array, 'B L N P']:
+    """Rows of the table, which may be stored as integers."""
+    ints: Any = self.get_variable('params', f'_IntEmbedder_{name}')
+    if ints is not None:
+      scale = _lookup.lookup(ints['scale'], tokens)
+      rows = _lookup.lookup(ints['kernel'], tokens)
+      return rows.astype(scale.dtype) / scale
+    config = self.config
+    shape = config.num_embed, config.num_layers, config.per_layer_input_dim
+    table = self.param(name, _layers.INIT, shape, self.dtype)
+    return _lookup.lookup(table, tokens)
 
 
 class PerLayerMapping(nn.Module):
@@ -89,4 +102,3 @@ class PerLayerMapping(nn.Module):
 
   def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
     return _layers.Einsum(shape, dtype=self.dtype, name=name)
-

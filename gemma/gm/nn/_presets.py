@@ -1,186 +1,14 @@
-"""The released sizes: a row of numbers and a class for each.
-
-Numbers as in the technical reports (https://arxiv.org/abs/2403.08295,
-https://arxiv.org/abs/2408.00118, https://arxiv.org/abs/2503.19786) and the
-released checkpoints; `hidden_dim` is the width of one branch, of which the
-reports quote the double for Gemma 1 and 2.
-"""
+"""The released sizes, a class each; their numbers are in `_sizes.py`."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import dataclasses
-from typing import Any
 
 from gemma.gm.nn import _config
 from gemma.gm.nn import _info
+from gemma.gm.nn import _sizes
 from gemma.gm.nn import _transformer
-from gemma.gm.vision import _siglip
 
-_Rule = _config.QueryPreAttentionNormalisation
-_GLOBAL = (_config.AttentionType.GLOBAL,)
-_LOCAL = _config.AttentionType.LOCAL_SLIDING
-# What Gemma 3n and 4 have in common.
-_PLAIN_NORMS: dict[str, Any] = {
-  'zero_centered_norms': False,
-  'use_post_attn_norm': True,
-  'use_post_ffw_norm': True,
-  'use_qk_norm': True,
-  'use_value_norm': True,
-  'query_scale': 1.0,
-  'final_logit_softcap': 30.0,
-  'transpose_gating_einsum': True,
-  'global_base_frequency': 1_000_000,
-}
-_SIGLIP = _siglip.SigLiPFromPatches(parent=None)
 _CHECKPOINTS = 'gs://gemma-data/checkpoints/'
-
-
-def _gemma(
-  *,
-  num_layers: int,
-  pattern: Sequence[_config.AttentionType],
-  **fields: Any,
-) -> _config.TransformerConfig:
-  types = _config.make_attention_layers_types(pattern, num_layers=num_layers)
-  return _config.TransformerConfig(attention_types=types, **fields)
-
-
-def _gemma1(**fields: Any) -> _config.TransformerConfig:
-  return _gemma(
-    num_embed=256_128,
-    vocab_size=256_000,
-    pattern=_GLOBAL,
-    final_logit_softcap=None,
-    use_post_attn_norm=False,
-    use_post_ffw_norm=False,
-    **fields,
-  )
-
-
-def _gemma2(**fields: Any) -> _config.TransformerConfig:
-  return _gemma(
-    num_embed=256_128,
-    vocab_size=256_000,
-    pattern=_config.GEMMA2_ATTENTION_PATTERN,
-    sliding_window_size=4096,
-    attn_logits_soft_cap=50.0,
-    final_logit_softcap=30.0,
-    use_post_attn_norm=True,
-    use_post_ffw_norm=True,
-    **fields,
-  )
-
-
-def _gemma3(
-  num_embed: int = 262_144, **fields: Any
-) -> _config.TransformerConfig:
-  return _gemma(
-    num_embed=num_embed,
-    pattern=_config.GEMMA3_ATTENTION_PATTERN,
-    final_logit_softcap=None,
-    use_post_attn_norm=True,
-    use_post_ffw_norm=True,
-    use_qk_norm=True,
-    transpose_gating_einsum=True,
-    global_base_frequency=1_000_000,
-    **fields,
-  )
-
-
-def _gemma3n(
-  num_layers: int, *, shared: int, hidden_dim: int
-) -> _config.TransformerConfig:
-  return _gemma(
-    num_embed=262_144,
-    num_layers=num_layers,
-    pattern=(_LOCAL,) * 4 + _GLOBAL,
-    embed_dim=2048,
-    hidden_dim=hidden_dim,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=256,
-    sliding_window_size=512,
-    num_kv_shared_layers=shared,
-    activation_sparsity=(0.95,) * 10,
-    per_layer_input_dim=256,
-    altup=_config.AltUp(),
-    laurel_rank=64,
-    **_PLAIN_NORMS,
-  )
-
-
-def _gemma4(
-  num_layers: int, *, locals_: int = 5, **fields: Any
-) -> _config.TransformerConfig:
-  return _gemma(
-    num_embed=262_144,
-    num_layers=num_layers,
-    pattern=(_LOCAL,) * locals_ + _GLOBAL,
-    head_dim=256,
-    global_head_dim=512,
-    global_rope_proportion=0.25,
-    use_layer_scalar=True,
-    **_PLAIN_NORMS,
-    **fields,
-  )
-
-
-# fmt: off
-GEMMA1_2B = _gemma1(
-  embed_dim=2048, hidden_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256, num_layers=18)
-GEMMA1_7B = _gemma1(
-  embed_dim=3072, hidden_dim=24576, num_heads=16, num_kv_heads=16, head_dim=256, num_layers=28)
-GEMMA2_2B = _gemma2(
-  embed_dim=2304, hidden_dim=9216, num_heads=8, num_kv_heads=4, head_dim=256, num_layers=26)
-GEMMA2_9B = _gemma2(
-  embed_dim=3584, hidden_dim=14336, num_heads=16, num_kv_heads=8, head_dim=256, num_layers=42,
-  transpose_gating_einsum=True)
-GEMMA2_27B = _gemma2(
-  embed_dim=4608, hidden_dim=36864, num_heads=32, num_kv_heads=16, head_dim=128, num_layers=46,
-  transpose_gating_einsum=True,
-  query_pre_attn_norm=_Rule.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS)
-GEMMA3_TINY = _gemma3(
-  num_embed=2048, embed_dim=192, hidden_dim=512, num_heads=4, num_kv_heads=1, head_dim=48,
-  num_layers=6, sliding_window_size=64)
-GEMMA3_270M = _gemma3(
-  embed_dim=640, hidden_dim=2048, num_heads=4, num_kv_heads=1, head_dim=256, num_layers=18,
-  sliding_window_size=512)
-GEMMA3_1B = _gemma3(
-  embed_dim=1152, hidden_dim=6912, num_heads=4, num_kv_heads=1, head_dim=256, num_layers=26,
-  sliding_window_size=512)
-GEMMA3_4B = _gemma3(
-  embed_dim=2560, hidden_dim=10240, num_heads=8, num_kv_heads=4, head_dim=256, num_layers=34,
-  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP)
-GEMMA3_12B = _gemma3(
-  embed_dim=3840, hidden_dim=15360, num_heads=16, num_kv_heads=8, head_dim=256, num_layers=48,
-  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP)
-GEMMA3_27B = _gemma3(
-  embed_dim=5376, hidden_dim=21504, num_heads=32, num_kv_heads=16, head_dim=128, num_layers=62,
-  sliding_window_size=1024, global_scale_factor=8.0, vision_encoder=_SIGLIP,
-  query_pre_attn_norm=_Rule.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS)
-GEMMA3N_E2B = _gemma3n(30, shared=10, hidden_dim=8192)
-GEMMA3N_E4B = _gemma3n(35, shared=15, hidden_dim=16384)
-GEMMA4_E2B = _gemma4(
-  35, locals_=4, embed_dim=1536, hidden_dim=6144, hidden_dims=(6144,) * 15 + (12288,) * 20,
-  num_heads=8, num_kv_heads=1, sliding_window_size=512, per_layer_input_dim=256,
-  num_kv_shared_layers=20, image_attention=_config.ImageAttention.NONE)
-GEMMA4_E4B = _gemma4(
-  42, embed_dim=2560, hidden_dim=10240, num_heads=8, num_kv_heads=2, sliding_window_size=512,
-  per_layer_input_dim=256, num_kv_shared_layers=18, image_attention=_config.ImageAttention.NONE)
-GEMMA4_12B = _gemma4(
-  48, embed_dim=3840, hidden_dim=15360, num_heads=16, num_kv_heads=8, global_num_kv_heads=1,
-  global_keys_as_values=True, sliding_window_size=1024,
-  image_attention=_config.ImageAttention.LOCAL)
-GEMMA4_26B_A4B = _gemma4(
-  30, embed_dim=2816, hidden_dim=2112, num_heads=16, num_kv_heads=8, global_num_kv_heads=2,
-  global_keys_as_values=True, sliding_window_size=1024,
-  experts=_config.Experts(num_experts=128, top_k=8, hidden_dim=704),
-  image_attention=_config.ImageAttention.LOCAL)
-GEMMA4_31B = _gemma4(
-  60, embed_dim=5376, hidden_dim=21504, num_heads=32, num_kv_heads=16, global_num_kv_heads=4,
-  global_keys_as_values=True, sliding_window_size=1024,
-  image_attention=_config.ImageAttention.LOCAL)
-# fmt: on
 
 
 def _info_of(version: int | str, ckpt: str | None = None) -> _info.ModelInfo:
@@ -203,10 +31,20 @@ class _WithVision(_transformer.Transformer):
     super().__post_init__()
 
 
+class _TextOnly(_transformer.Transformer):
+  """A size of which the text model is here; it does not read images or sound.
+
+  Attributes:
+    text_only: Changes nothing: there are no encoders to leave out.
+  """
+
+  text_only: bool = False
+
+
 class Gemma1_2B(_transformer.Transformer):
   """Gemma 1 2B."""
 
-  config: _config.TransformerConfig = GEMMA1_2B
+  config: _config.TransformerConfig = _sizes.GEMMA1_2B
 
   INFO = _info_of(2)
 
@@ -214,7 +52,7 @@ class Gemma1_2B(_transformer.Transformer):
 class Gemma1_7B(_transformer.Transformer):
   """Gemma 1 7B."""
 
-  config: _config.TransformerConfig = GEMMA1_7B
+  config: _config.TransformerConfig = _sizes.GEMMA1_7B
 
   INFO = _info_of(2)
 
@@ -222,7 +60,7 @@ class Gemma1_7B(_transformer.Transformer):
 class Gemma2_2B(_transformer.Transformer):
   """Gemma 2 2B."""
 
-  config: _config.TransformerConfig = GEMMA2_2B
+  config: _config.TransformerConfig = _sizes.GEMMA2_2B
 
   INFO = _info_of(2, 'gemma2-2b-it')
 
@@ -230,7 +68,7 @@ class Gemma2_2B(_transformer.Transformer):
 class Gemma2_9B(_transformer.Transformer):
   """Gemma 2 9B."""
 
-  config: _config.TransformerConfig = GEMMA2_9B
+  config: _config.TransformerConfig = _sizes.GEMMA2_9B
 
   INFO = _info_of(2, 'gemma2-9b-it')
 
@@ -238,7 +76,7 @@ class Gemma2_9B(_transformer.Transformer):
 class Gemma2_27B(_transformer.Transformer):
   """Gemma 2 27B."""
 
-  config: _config.TransformerConfig = GEMMA2_27B
+  config: _config.TransformerConfig = _sizes.GEMMA2_27B
 
   INFO = _info_of(2, 'gemma2-27b-it')
 
@@ -246,7 +84,7 @@ class Gemma2_27B(_transformer.Transformer):
 class Gemma3_Tiny(_transformer.Transformer):
   """The small model that ships with the package: Gemma 3 in full, tiny."""
 
-  config: _config.TransformerConfig = GEMMA3_TINY
+  config: _config.TransformerConfig = _sizes.GEMMA3_TINY
 
   INFO = _info_of('3-tiny')
 
@@ -254,7 +92,7 @@ class Gemma3_Tiny(_transformer.Transformer):
 class Gemma3_270M(_transformer.Transformer):
   """Gemma 3 270M."""
 
-  config: _config.TransformerConfig = GEMMA3_270M
+  config: _config.TransformerConfig = _sizes.GEMMA3_270M
 
   INFO = _info_of(3)
 
@@ -262,7 +100,7 @@ class Gemma3_270M(_transformer.Transformer):
 class Gemma3_1B(_transformer.Transformer):
   """Gemma 3 1B."""
 
-  config: _config.TransformerConfig = GEMMA3_1B
+  config: _config.TransformerConfig = _sizes.GEMMA3_1B
 
   INFO = _info_of(3)
 
@@ -270,7 +108,7 @@ class Gemma3_1B(_transformer.Transformer):
 class Gemma3_4B(_WithVision):
   """Gemma 3 4B."""
 
-  config: _config.TransformerConfig = GEMMA3_4B
+  config: _config.TransformerConfig = _sizes.GEMMA3_4B
 
   INFO = _info_of(3)
 
@@ -278,7 +116,7 @@ class Gemma3_4B(_WithVision):
 class Gemma3_12B(_WithVision):
   """Gemma 3 12B."""
 
-  config: _config.TransformerConfig = GEMMA3_12B
+  config: _config.TransformerConfig = _sizes.GEMMA3_12B
 
   INFO = _info_of(3)
 
@@ -286,9 +124,65 @@ class Gemma3_12B(_WithVision):
 class Gemma3_27B(_WithVision):
   """Gemma 3 27B."""
 
-  config: _config.TransformerConfig = GEMMA3_27B
+  config: _config.TransformerConfig = _sizes.GEMMA3_27B
 
   INFO = _info_of(3)
+
+
+class Gemma3n_E2B(_TextOnly):
+  """Gemma 3n E2B: 2 billion parameters at work."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA3N_E2B
+
+  INFO = _info_of('3n')
+
+
+class Gemma3n_E4B(_TextOnly):
+  """Gemma 3n E4B: 4 billion parameters at work."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA3N_E4B
+
+  INFO = _info_of('3n')
+
+
+class Gemma4_E2B(_TextOnly):
+  """Gemma 4 E2B: 2 billion parameters beside its tables."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA4_E2B
+
+  INFO = _info_of(4)
+
+
+class Gemma4_E4B(_TextOnly):
+  """Gemma 4 E4B: 4 billion parameters beside its tables."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA4_E4B
+
+  INFO = _info_of(4)
+
+
+class Gemma4_12B(_TextOnly):
+  """Gemma 4 12B."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA4_12B
+
+  INFO = _info_of(4)
+
+
+class Gemma4_26B_A4B(_TextOnly):
+  """Gemma 4 26B, of which a token takes 4 billion: experts."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA4_26B_A4B
+
+  INFO = _info_of(4)
+
+
+class Gemma4_31B(_TextOnly):
+  """Gemma 4 31B."""
+
+  config: _config.TransformerConfig = _sizes.GEMMA4_31B
+
+  INFO = _info_of(4)
 
 
 # By name, for command lines and tables.
@@ -306,5 +200,12 @@ PRESETS: dict[str, Callable[..., _transformer.Transformer]] = {
     Gemma3_4B,
     Gemma3_12B,
     Gemma3_27B,
+    Gemma3n_E2B,
+    Gemma3n_E4B,
+    Gemma4_E2B,
+    Gemma4_E4B,
+    Gemma4_12B,
+    Gemma4_26B_A4B,
+    Gemma4_31B,
   )
 }

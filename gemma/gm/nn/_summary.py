@@ -9,6 +9,7 @@ from flax import traverse_util
 import jax.numpy as jnp
 
 from gemma.gm.nn import _config
+from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.gm.vision import _vit
 
@@ -80,12 +81,22 @@ class Summary:
     """Parameters in the embedding table, padding rows included."""
     return self.config.num_embed * self.config.embed_dim
 
+  @property
+  def per_layer_size(self) -> int:
+    """Parameters in the tables that give each layer its own input."""
+    config = self.config
+    width = config.num_layers * config.per_layer_input_dim
+    return config.num_embed * width
+
   def totals(self) -> Iterator[tuple[str, str]]:
     """Label and value of each total."""
     config = self.config
     yield 'Parameters', f'{self.size:,}'
     yield 'in the embedding table', f'{self.embedding_size:,}'
-    yield 'elsewhere', f'{self.size - self.embedding_size:,}'
+    tables = self.per_layer_size
+    if tables:
+      yield 'in the tables of the layers', f'{tables:,}'
+    yield 'elsewhere', f'{self.size - self.embedding_size - tables:,}'
     if config.vocab_size is not None and config.vocab_size < config.num_embed:
       rows = config.num_embed - config.vocab_size
       spare = rows * config.embed_dim
@@ -99,8 +110,16 @@ class Summary:
     yield 'Bytes', f'{self.nbytes:,} ({near})'
     yield 'Width', f'{config.embed_dim:,}'
     yield 'Layers', f'{config.num_layers}'
-    yield 'Query heads', f'{config.num_heads} x {config.head_dim}'
-    yield 'Key and value heads', f'{config.num_kv_heads} x {config.head_dim}'
+    kinds = {spec.window is None: spec for spec in config.layers()}
+    for is_global, spec in kinds.items():
+      where = ''
+      if len({(x.num_kv_heads, x.head_dim) for x in kinds.values()}) > 1:
+        where = ', global layers' if is_global else ', sliding layers'
+      yield f'Query heads{where}', f'{spec.num_heads} x {spec.head_dim}'
+      heads = f'{spec.num_kv_heads} x {spec.head_dim}'
+      yield f'Key and value heads{where}', heads
+      if not where:
+        break
 
   def __str__(self) -> str:
     lines = [self.name]
@@ -129,17 +148,19 @@ def summarize(model: _transformer.Transformer, name: str = '') -> Summary:
     model: The model.
     name: What to call it; by default its class.
   """
-  params = _transformer.param_shapes(model)
+  params = _shapes.param_shapes(model)
   layers = model.config.layers()
-  groups = [Group('Embedder', _rows(params['embedder'], 'embedder'))]
+  groups = [Group('Embedder', _rows(params.pop('embedder'), 'embedder'))]
   for spec in dict.fromkeys(layers):
-    same = [i for i, other in enumerate(layers) if other == spec]
-    rows = _rows(params[f'layer_{same[0]}'], '', layers=len(same))
+    same = [f'layer_{i}' for i, other in enumerate(layers) if other == spec]
+    first, *_ = [params.pop(name) for name in same]
+    rows = _rows(first, '', layers=len(same))
     groups.append(Group(f'{len(same)} x {describe(spec)}', rows))
-  groups.append(Group('Head', _rows(params['final_norm'], 'final_norm')))
+  vision = params.pop('vision_encoder', None)
+  groups.append(Group('Around the layers', _rows(params, '')))
   if model.config.vision_encoder is not None:
-    vision = params['vision_encoder']['siglip_encoder']
-    groups += _vision_groups(vision, model.config.vision_encoder.siglip_encoder)
+    vit = model.config.vision_encoder.siglip_encoder
+    groups += _vision_groups(vision['siglip_encoder'], vit)
   return Summary(name or type(model).__name__, model.config, tuple(groups))
 
 
@@ -150,8 +171,21 @@ def describe(spec: _config.LayerSpec) -> str:
       kind = f'sliding layer, window {window:,}'
     case _config.Full(rope=rope):
       kind = 'global layer'
-  out = f'{kind}, RoPE base {rope.base:,.0f}'
-  return out + (f' / {rope.scale_factor:g}' if rope.scale_factor != 1 else '')
+  rope_text = f'RoPE base {rope.base:,.0f}'
+  if rope.scale_factor != 1:
+    rope_text += f' / {rope.scale_factor:g}'
+  parts = [kind, rope_text]
+  if rope.proportion != 1:
+    parts.append(f'{rope.proportion:.0%} of pairs turned')
+  if spec.keys_as_values:
+    parts.append('keys as values')
+  if spec.kv_source is not None:
+    parts.append(f'keys of layer {spec.kv_source}')
+  if spec.ffw.sparsity:
+    parts.append(f'{spec.ffw.sparsity:.0%} of gates cut')
+  if spec.experts is not None:
+    parts.append(f'{spec.experts.top_k} of {spec.experts.num_experts} experts')
+  return ', '.join(parts)
 
 
 def _vision_groups(

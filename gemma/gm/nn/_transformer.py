@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from flax import linen as nn
 from flax import struct
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jax.typing import DTypeLike
@@ -321,14 +320,25 @@ class Transformer(nn.Module):
     cache: _cache.KVCache | None,
   ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, 'B T D']]:
     """The extended cache of each layer that has one, and the last stream."""
-    specs = self.config.layers()
     inputs: Any = None
     if self._per_layer is not None:
       inputs = self._per_layer(tokens, x)
-    if self._streams is not None:
-      x = self._streams.split(x)
+    if self._streams is None:
+      return self._run_layers(x, context, cache, inputs)
+    layers, x = self._run_layers(self._streams.split(x), context, cache, inputs)
+    return layers, self._streams.join(x)
+
+  def _run_layers(
+    self,
+    x: Float[Array, '*I B T D'],
+    context: _block.Context,
+    cache: _cache.KVCache | None,
+    inputs: Float[Array, 'B T N P'] | None,
+  ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, '*I B T D']]:
+    """`_layers`, from what they are given to what they make of it."""
     layers: dict[str, _cache.LayerKV | None] = {}
     seen: list[_cache.KeyValues] = []
+    specs = self.config.layers()
     for i, (block, spec) in enumerate(zip(self.blocks, specs, strict=True)):
       name, source = f'layer_{i}', spec.kv_source
       own = None if cache is None or source is not None else cache.layers[name]
@@ -342,8 +352,6 @@ class Transformer(nn.Module):
       seen.append(attended)
       if source is None:
         layers[name] = extended
-    if self._streams is not None:
-      x = self._streams.join(x)
     return layers, x
 
   def _embed(
@@ -385,12 +393,6 @@ class Transformer(nn.Module):
         'given. Leave them out, or take a size that has one, such as '
         'Gemma3_4B, without text_only=True.'
       )
-
-
-def param_shapes(model: Transformer) -> dict[str, Any]:
-  """Shapes and dtypes of a model's parameters, without making them."""
-  tokens = jnp.ones((1, 1), jnp.int32)
-  return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
 
 
 def _unflatten(x: Any, batch: tuple[int, ...]) -> Any:
