@@ -354,9 +354,13 @@ def test_conversation_of_dialog(monkeypatch):
   ]  # fmt: skip
   names = [type(chunk).__name__ for chunk in conversation.turns[-1].chunks]
   assert names == ['Thought', 'Text', 'ToolCall', 'ToolResponse', 'Text']
-  again = new_chat()
+  with pytest.raises(ValueError, match='has a Think, but the chat has thinki'):
+    new_chat(tools=chat.tools).restore(conversation)
+  with pytest.raises(ValueError, match='has a Tool, but the chat has tools='):
+    new_chat(thinking=True).chat(conversation)
+  again = new_chat(thinking=True, tools=chat.tools)
   again.restore(conversation)
-  model, tool = again.messages[2:4]
+  model, tool = again.messages[1:3]
   assert model['reasoning_content'].startswith('Hm')
   assert model['tool_calls'] == CALLED
   assert tool['content'] == {'value': 'x'}

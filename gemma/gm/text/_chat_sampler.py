@@ -52,9 +52,9 @@ class Response:
 class ChatSampler:
   """Holds a conversation: adds turn tags, keeps what was said.
 
-  The context of a turn is exactly what was said before it, end tags included.
-  A prompt is text, whatever it says: tags in it are spelled out, but for those
-  that say where images go, if there are images.
+  The context of a turn is exactly what was said before it, end tags included,
+  but for thoughts. A prompt is text, whatever it says: tags in it are spelled
+  out, but for those that say where images go, if there are images.
 
   ```python
   >>> from gemma import gm

@@ -85,6 +85,8 @@ class History:
     (given,) = _images.by_prompt(images, 1, batched=False).rows
     if isinstance(prompt, str):
       prompt = [{'role': 'user', 'content': prompt}]
+    if isinstance(prompt, _conversation.Conversation):
+      self._check_asked(_conversation.said_in(prompt))
     history = self
     for message in _attach.fill(_conversation.as_messages(prompt), given):
       history = history._say(message)
@@ -307,6 +309,19 @@ class History:
     special = self.tokenizer.special_tokens
     tool = i + 1 < len(self.turns) and self.turns[i + 1].role == 'tool'
     return special.BEGIN_OF_TOOL_RESPONSE if tool else special.END_OF_TURN
+
+  def _check_asked(self, said: Sequence[_conversation.Said]) -> None:
+    """Raises on a `dialog.Conversation` that asks for more than there is."""
+    kinds = {type(part) for _, parts in said for part in parts}
+    for kind, field, value in (
+      (_parts.Think, 'thinking', self.thinking),
+      (_parts.Tool, 'tools', self.tools),
+    ):
+      if kind in kinds and not value:
+        raise ValueError(
+          f'The conversation has a {kind.__name__}, but the chat has {field}='
+          f'{value!r}. Set {field} of the ChatSampler.'
+        )
 
   def _respond(self, message: _message.Message) -> 'History':
     """With what a tool has to say, in the turn of the model that called it."""
