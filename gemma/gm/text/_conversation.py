@@ -86,23 +86,6 @@ def as_messages(messages: Any) -> list[Message]:
   return [*messages]
 
 
-def text_of(content: Any) -> str:
-  """The text of what a model said, trimmed.
-
-  Args:
-    content: Text, or parts of it.
-
-  Raises:
-    ValueError: If a part is no text: these models say nothing else.
-  """
-  parts = _message.content_of(0, {'role': 'model', 'content': content})
-  for part in parts:
-    if isinstance(part, _parts.Attachment):
-      kind = part.media.name.lower()
-      raise ValueError(f'The model says an {kind}, but it writes text only.')
-  return ''.join(map(str, parts))
-
-
 def images_of(content: Any) -> list[Any]:
   """The images of a message, in order; None where one is given elsewhere.
 

@@ -19,10 +19,9 @@ from gemma.gm.text import _values
 # From special tokens and a part to pieces.
 Writer = Callable[[Any, Any], Iterator[_values.Piece]]
 _BASIC = ('Text', 'Image', 'Audio')  # Parts that every format can have.
-# Keys of a schema under which there are others: one, several, or by names.
-_SCHEMA, _SCHEMAS, _NAMED = (
-  ('items', 'not'), ('allOf', 'anyOf', 'oneOf'), ('properties',),
-)  # fmt: skip
+# Keys of a schema under which there is another, and those with a list of them.
+_ONE = ('items', 'not')
+_SEVERAL = ('allOf', 'anyOf', 'oneOf')
 # What declarations of tools call the parts of one, if not by these names.
 _FIELDS = {
   'inputSchema': 'parameters',
@@ -113,15 +112,18 @@ def _schema(schema: Any) -> Any:
   """A JSON schema with types in upper case, as these models know them."""
   if not isinstance(schema, Mapping):
     return schema  # True and false are schemas too.
-  out = {key: value for key, value in schema.items() if key != '$schema'}
-  for key in out.keys() & {'type'}:
-    out[key] = _upper(out[key])
-  for key in out.keys() & {*_SCHEMA}:
-    out[key] = _schema(out[key])
-  for key in out.keys() & {*_SCHEMAS}:
-    out[key] = [_schema(item) for item in out[key]]
-  for key in out.keys() & {*_NAMED}:
-    out[key] = {name: _schema(item) for name, item in out[key].items()}
+  out: dict[str, Any] = {}
+  for key, value in schema.items():
+    if key == 'type':
+      out[key] = _upper(value)
+    elif key in _ONE:
+      out[key] = _schema(value)
+    elif key in _SEVERAL:
+      out[key] = [_schema(item) for item in value]
+    elif key == 'properties':
+      out[key] = {name: _schema(item) for name, item in value.items()}
+    elif key != '$schema':
+      out[key] = value
   return out
 
 

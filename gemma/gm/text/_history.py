@@ -227,11 +227,18 @@ class History:
     Args:
       message: What it said.
       ids: The exact tokens; by default those that its parts have.
+
+    Raises:
+      ValueError: If it has media in it.
     """
     if ids is None:
       _, parts = _message.parts_of(0, {**message, 'role': 'model'})
-      if any(isinstance(part, _parts.Attachment) for part in parts):
-        _conversation.text_of(message['content'])  # Says what is wrong.
+      for part in parts:
+        if isinstance(part, _parts.Attachment):
+          kind = part.media.name.lower()
+          raise ValueError(
+            f'The model says an {kind}, but it writes text only. Leave it out.'
+          )
       ids = _template.encode_parts(self.tokenizer, parts)
     special = self.tokenizer.special_tokens
     ends = [special.__members__[name] for name in self._form.ends]

@@ -102,7 +102,13 @@ def as_content(parts: Sequence[_parts.Part]) -> Any:
 def as_messages(
   role: str, parts: Sequence[_parts.Part]
 ) -> list[dict[str, Any]]:
-  """A turn as messages: one, and one more for what each tool responded."""
+  """A turn as messages: one, and one more for what each tool responded.
+
+  There is none for a turn that says only how to answer: that is set elsewhere.
+  """
+  instructions = _parts.Think | _parts.Tool
+  if parts and all(isinstance(part, instructions) for part in parts):
+    return []
   out: list[dict[str, Any]] = []
   said: list[_parts.Part] = []
   for part in parts:
