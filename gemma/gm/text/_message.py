@@ -106,8 +106,8 @@ def as_messages(
 
   There is none for a turn that says only how to answer: that is set elsewhere.
   """
-  instructions = _parts.Think | _parts.Tool
-  if parts and all(isinstance(part, instructions) for part in parts):
+  rest = [p for p in parts if not isinstance(p, _parts.Think | _parts.Tool)]
+  if len(rest) < len(parts) and not ''.join(map(str, rest)).strip():
     return []
   out: list[dict[str, Any]] = []
   said: list[_parts.Part] = []
