@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import dataclasses
 import io
 
 import jax
@@ -10,6 +11,7 @@ import cases
 from gemma import gm
 from gemma import peft
 from gemma.cli import main
+import gemma4
 import test_adapters
 
 
@@ -76,9 +78,32 @@ def test_answer_cut_short_says_so(capsys, monkeypatch):
   assert 'cut short: length' in err
 
 
+def test_chat_that_thinks(capsys, monkeypatch, tmp_path):
+  """With a folder of Gemma 4; the bundled model does not know how."""
+  case = next(c for c in cases.CASES if c.name == 'gemma4_per_layer')
+  config = dataclasses.replace(case.config, num_embed=gemma4.TEXT)
+  case = cases.Case(case.name, config)
+  gm.ckpts.save_hf(
+    tmp_path / 'm',
+    model=case.model,
+    params=case.params,
+    tokenizer=gemma4.tokenizer(),
+  )
+  monkeypatch.setattr('sys.stdin', io.StringIO('Hi\n/think\nHi\n'))
+  status, out, err = run(
+    capsys, 'chat', str(tmp_path / 'm'), '--think', '--max-new-tokens', '4'
+  )
+  assert status == 0 and err.count('cut short: length') == 2
+  assert out.startswith('> Hi\n') and 'Thinking is off.' in out
+  monkeypatch.setattr('sys.stdin', io.StringIO('/think\nHi\n/think\nHi\n'))
+  status, out, err = run(capsys, 'chat', '--max-new-tokens', '4')
+  assert status == 0 and 'thinking=True, but models with a Gemma3Tiny' in err
+
+
 @pytest.mark.parametrize(
   'args, message',
   [
+    (['chat', '--think'], 'thinking=True, but models with a Gemma3Tiny'),
     (['chat', 'Gemma3_4B'], 'weights are not in the package'),
     (['sample', '/no/such', 'x'], 'No folder /no/such'),
     (['summary', 'Gemma9_1T'], 'No folder'),

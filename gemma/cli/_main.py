@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
   chat.add_argument(
     '--text-only', action='store_true', help='leave out a vision encoder'
   )
+  chat.add_argument(
+    '--think',
+    action='store_true',
+    help='have the model think before it answers, as Gemma 4 can',
+  )
   _image_argument(chat, 'an image for the first prompt')
   chat.set_defaults(run=_verbs.chat)
 

@@ -13,18 +13,26 @@ BUNDLED = 'Gemma3_Tiny'
 
 
 def chat(args: argparse.Namespace) -> None:
-  """Reads a line, prints the answer, and so on; `/new` begins again."""
+  """Reads a line, prints the answer, and so on; `/new` begins again.
+
+  What the model thinks is printed with its answer, in its tags.
+  """
   images = [*map(_read_image, args.image)]
   fields = _sampler_fields(args, text_only=args.text_only)
-  sampler = gm.text.ChatSampler(**fields, multi_turn=True)
+  sampler = gm.text.ChatSampler(
+    **fields, multi_turn=True, thinking=args.think, show_thoughts=True
+  )
   if sys.stdin.isatty():
     print(
-      'Say something. /image FILE goes with what you say next, /new begins a '
-      'new conversation, /exit leaves.'
+      'Say something. /image FILE goes with what you say next, /think turns '
+      'thinking on or off, /new begins a new conversation, /exit leaves.'
     )
   while (line := _read_line()) not in (None, '/exit'):
     if line == '/new':
       sampler.new_conversation()
+    elif line == '/think':
+      sampler.thinking = not sampler.thinking
+      print(f'Thinking is {"on" if sampler.thinking else "off"}.')
     elif line.split()[:1] == ['/image']:
       images += _opened(line.removeprefix('/image').strip())
     elif line:

@@ -8,12 +8,16 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._chat_sampler import Response as Response
   from gemma.gm.text._drafts import DraftModel as DraftModel
   from gemma.gm.text._drafts import PromptLookup as PromptLookup
+  from gemma.gm.text._gemma4_sampler import Gemma4Sampler as Gemma4Sampler
   from gemma.gm.text._grammar import Grammar as Grammar
   from gemma.gm.text._grammar import Matcher as Matcher
   from gemma.gm.text._grammar import compile_grammar as compile_grammar
   from gemma.gm.text._output import SamplerOutput as SamplerOutput
   from gemma.gm.text._output import Usage as Usage
+  from gemma.gm.text._parts import ToolCall as ToolCall
   from gemma.gm.text._prefix_cache import PrefixCache as PrefixCache
+  from gemma.gm.text._reply import Reply as Reply
+  from gemma.gm.text._reply import parse_reply as parse_reply
   from gemma.gm.text._sampler import Sampler as Sampler
   from gemma.gm.text._sampling import Chain as Chain
   from gemma.gm.text._sampling import Greedy as Greedy
@@ -37,4 +41,5 @@ with _epy.lazy_api_imports(globals()):
     Gemma3TinyTokenizer as Gemma3TinyTokenizer,
   )
   from gemma.gm.text._tokenizer import Gemma3Tokenizer as Gemma3Tokenizer
+  from gemma.gm.text._tokenizer import Gemma4Tokenizer as Gemma4Tokenizer
   from gemma.gm.text._tokenizer import Tokenizer as Tokenizer

@@ -13,6 +13,8 @@ from PIL import Image
 
 from gemma.gm.text import _conversation
 from gemma.gm.text import _images
+from gemma.gm.text import _message
+from gemma.gm.text import _parts
 from gemma.gm.text import _tokenizer
 from gemma.gm.vision import _read
 
@@ -55,7 +57,7 @@ def with_images(
   users = [i for i, (role, _) in enumerate(said) if role == 'user']
   if not places and users:
     role, parts = said[users[-1]]
-    place = _conversation.Attachment(_conversation.Media.IMAGE)
+    place = _parts.Attachment(_parts.Media.IMAGE)
     said[users[-1]] = role, [*[place] * len(images), *parts]
   elif places != len(images):
     raise _images.count_error(len(images), places, 'the prompt')
@@ -67,14 +69,14 @@ def with_images(
 
 
 def fill(
-  messages: Sequence[_conversation.Message], images: Sequence[Any]
-) -> list[_conversation.Message]:
+  messages: Sequence[_message.Message], images: Sequence[Any]
+) -> list[_message.Message]:
   """Messages with images in their places; see `with_images`."""
   if not images:
     return [*messages]
   said = with_images(messages, images)
   return [
-    {**message, 'content': _conversation.as_content(parts)}
+    {**message, 'content': _message.as_content(parts)}
     for message, (_, parts) in zip(messages, said, strict=True)
   ]
 
@@ -134,20 +136,20 @@ def _kept(source: Any) -> Any:
   return np.array(_read.read_image(source))
 
 
-def _split(parts: Sequence[_conversation.Part]) -> list[_conversation.Part]:
+def _split(parts: Sequence[_parts.Part]) -> list[_parts.Part]:
   """Parts in which the tag of an image is one."""
-  out: list[_conversation.Part] = []
+  out: list[_parts.Part] = []
   for part in parts:
     if not isinstance(part, str) or not _TAG.search(part):
       out.append(part)
       continue
     first, *rest = (text.strip() for text in _TAG.split(part))
-    texts: list[_conversation.Part] = [first]
+    texts: list[_parts.Part] = [first]
     for text in rest:
-      texts += [_conversation.Attachment(_conversation.Media.IMAGE), text]
+      texts += [_parts.Attachment(_parts.Media.IMAGE), text]
     out += [text for text in texts if text != '']
   return out
 
 
-def _filled(place: Any, rest: Any) -> _conversation.Attachment:
-  return _conversation.Attachment(place.media, next(rest))
+def _filled(place: Any, rest: Any) -> _parts.Attachment:
+  return _parts.Attachment(place.media, next(rest))

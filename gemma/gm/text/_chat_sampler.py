@@ -17,6 +17,7 @@ from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
 from gemma.gm.text import _history
 from gemma.gm.text import _output
+from gemma.gm.text import _reply
 from gemma.gm.text import _runner
 from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
@@ -51,9 +52,9 @@ class Response:
 class ChatSampler:
   """Holds a conversation: adds turn tags, keeps what was said.
 
-  The context of a turn is exactly what was said before it, end tags included.
-  A prompt is text, whatever it says: tags in it are spelled out, but for those
-  that say where images go, if there are images.
+  The context of a turn is exactly what was said before it, end tags included,
+  but for thoughts. A prompt is text, whatever it says: tags in it are spelled
+  out, but for those that say where images go, if there are images.
 
   ```python
   >>> from gemma import gm
@@ -81,10 +82,16 @@ class ChatSampler:
     on_full: What happens when the conversation has `cache_length` tokens; with
       `roll` its oldest turns are dropped, but for the system message.
     draft: Guesses tokens ahead.
+    thinking: Whether the model thinks before it answers, as Gemma 4 can. What
+      it thought is in `reply`, and no part of what later turns see.
+    show_thoughts: Whether answers have thoughts in them, in their tags.
+    tools: What the model may call, see `encode_chat`. Its calls are in `reply`;
+      say what came of them in messages of the role `tool`.
     last_state: State behind the last answer.
     turns: What was said: `Prompt` and `Response` in turn, with all tags.
     finish_reason: Why the last answer ended: `stop` (it was complete), `eos`,
       `length` (max_new_tokens) or `cache_full`.
+    reply: The last answer, taken apart: its text, thought and calls of tools.
   """
 
   model: _lora.Model
@@ -100,6 +107,9 @@ class ChatSampler:
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
   on_full: _runner.OnFull = 'stop'
   draft: _drafts.Draft | None = None
+  thinking: bool = False
+  show_thoughts: bool = False
+  tools: Sequence[Any] = ()
   last_state: _state.SamplingState | None = dataclasses.field(
     default=None, repr=False
   )
@@ -107,9 +117,11 @@ class ChatSampler:
   finish_reason: _output.FinishReason | None = dataclasses.field(
     default=None, init=False
   )
+  reply: _reply.Reply | None = dataclasses.field(default=None, init=False)
 
   _said: _history.History = dataclasses.field(init=False, repr=False)
   _raw: list[int] = dataclasses.field(init=False, repr=False)
+  _base: _turn.Seen = dataclasses.field(init=False, repr=False)
   _usage: _output.Usage | None = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
@@ -120,6 +132,7 @@ class ChatSampler:
     if self.cache_length is None:
       self.cache_length = 4096
     self.tokenizer = self.sampler.tokenizer
+    self._silence.since(0)  # Raises if the model can neither think nor call.
     self.new_conversation()
 
   @functools.cached_property
@@ -137,7 +150,7 @@ class ChatSampler:
   @property
   def conversation(self) -> Any:
     """The conversation as a `dialog.Conversation`; needs that package."""
-    return _dialog.to_dialog(self.messages)
+    return _dialog.to_dialog(self._said)
 
   @property
   def usage(self) -> _output.Usage | None:
@@ -159,8 +172,10 @@ class ChatSampler:
       ValueError: If roles do not alternate, or the user spoke last.
     """
     history = self._silence.extend(messages)
-    if len(history.turns) % 2:
-      raise ValueError("The last turn is the user's. Give it to chat().")
+    if history.turns and history.turns[-1].role != 'model':
+      raise ValueError(
+        f"The last turn is the {history.turns[-1].role}'s. Give it to chat()."
+      )
     self._begin(history)
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -188,7 +203,8 @@ class ChatSampler:
 
     Args:
       prompt: What to say: text; or messages, as dicts with `role` and
-        `content`, or a `dialog.Conversation`, that end with the user's.
+        `content`, or a `dialog.Conversation`, that end with the user's, or with
+        those of tools that the model has called.
       images: One image, a list of them, or an array `N H W C`; an image is
         anything that `gm.vision.read_image` takes. They go where the text has
         `<start_of_image>` or `<|image|>`, which otherwise are just text; if it
@@ -204,7 +220,8 @@ class ChatSampler:
       **options: Others of `Sampler.sample`, such as `schema`.
 
     Returns:
-      The answer without its end tag.
+      The answer without its end tag and, unless `show_thoughts`, without what
+      the model thought.
 
     Raises:
       ValueError: If the prompt is empty, or does not fit into the cache, or
@@ -220,7 +237,7 @@ class ChatSampler:
       'sharding': sharding,
     }
     if not where:
-      turn = self._ask(prompt, images, multi_turn)
+      turn = self._ask(prompt, images, multi_turn, sharding)
       out = self.sampler.sample(turn.ids, **turn.options, **options)
       return self._record(turn, out, out.token_ids)
     text = ''
@@ -257,7 +274,7 @@ class ChatSampler:
     Raises:
       ValueError: See `chat`; raised at once.
     """
-    turn = self._ask(prompt, images, multi_turn)
+    turn = self._ask(prompt, images, multi_turn, options.get('sharding'))
     outs = self.sampler.sample(turn.ids, stream=True, **turn.options, **options)
     return self._pieces(turn, outs)
 
@@ -267,11 +284,14 @@ class ChatSampler:
     """Pieces of the answer, which is recorded at the end."""
     tokens: list[int] = []
     out: Any = None
+    speech = self._speech
     try:
       for out in outs:
         tokens += out.token_ids
-        if text := self._without_end(out.text):
+        if text := ''.join(map(speech.add, out.token_ids)):
           yield text
+      if text := speech.end():
+        yield text
     except GeneratorExit:
       # The device may be ahead of what was said: its state is no good.
       self._record(turn, None, tokens)
@@ -279,20 +299,39 @@ class ChatSampler:
     self._record(turn, out, tokens)
 
   def _ask(
-    self, prompt: Any, images: Any, multi_turn: bool | None
+    self, prompt: Any, images: Any, multi_turn: bool | None, sharding: Any
   ) -> _turn.Turn:
-    """The conversation with the prompt, and what of it is new to the model."""
+    """The conversation with the prompt, and what of it is new to the model.
+
+    If later turns will not see all of the model's turn, what they will see of
+    this one is put into a state that they can go on from.
+    """
     multi_turn = self.multi_turn if multi_turn is None else multi_turn
-    history = self._said if multi_turn else self._silence
+    before = self._said if multi_turn else self._silence
+    before = dataclasses.replace(
+      before, thinking=self.thinking, tools=tuple(self.tools)
+    )
+    seen = [_turn.Seen(self._raw, self.last_state), self._base]
     # Room for the answer: a quarter of the cache.
     room = (self.cache_length or 0) * 3 // 4
-    return _turn.take(
-      history.extend(prompt, images),
-      self._raw if multi_turn else [],
-      last_state=self.last_state,
+    turn = _turn.take(
+      before,
+      before.extend(prompt, images),
+      seen=seen if multi_turn else [],
       kept=self.turns if multi_turn else [],
       room=room if self.on_full == 'roll' else None,
     )
+    if not turn.lead or not turn.history.forgets:
+      return turn.as_one()
+    base = self.sampler.sample(
+      turn.ids,
+      max_new_tokens=1,
+      sampling=_sampling.Greedy(),
+      rng=0,
+      sharding=sharding,
+      **turn.options,
+    )
+    return turn.behind(base)
 
   def _record(
     self,
@@ -302,48 +341,50 @@ class ChatSampler:
   ) -> str:
     """Makes the turn part of the conversation; returns the answer."""
     codec = self.sampler.codec
-    raw = codec.decode(tokens)
-    text = self._without_end(raw)
-    self._said = turn.history.answer(text, tokens)
+    reply = _reply.parse_reply(codec, tokens)
+    self._said = turn.history.answer(reply.message, tokens)
     said = Prompt(text=codec.decode(turn.said))
-    self.turns = [*turn.kept, said, Response(text=raw)]
+    self.turns = [*turn.kept, said, Response(text=codec.decode(tokens))]
     self.last_state, self.finish_reason, self._usage = None, None, None
+    self.reply = reply
+    if turn.lead:  # Else the model's turn went on, and so did its thoughts.
+      self._base = turn.base_seen
     end = bool(tokens) and tokens[-1] == codec.special_tokens.EOS
     # The end of everything is no part of a conversation that goes on.
     self._raw = turn.context + (tokens[:-1] if end else tokens)
-    if out is None:
-      return text
-    self.finish_reason = out.finish_reason
-    if not out.usage.dropped_tokens:
-      state = out.state
-      self.last_state = state.without_last() if end else state
-    self._usage = dataclasses.replace(
-      out.usage, dropped_tokens=out.usage.dropped_tokens + turn.dropped
-    )
-    return text
+    if out is not None:
+      self.finish_reason = out.finish_reason
+      self._usage = turn.usage(out.usage)
+      if self._usage.dropped_tokens == turn.dropped:
+        state = out.state
+        self.last_state = state.without_last() if end else state
+    return self._speech.whole(tokens)
 
   def _begin(self, history: _history.History) -> None:
     """Takes up a conversation that the model has not seen yet."""
-    self._said, self._usage = history, None
-    self.last_state, self.finish_reason = None, None
-    self.turns, decode = [], self.sampler.codec.decode
-    end, *gap = history.between()
-    for i, turn in enumerate(history.turns):
-      if turn.role == 'user':
-        ids = [*(gap if i else ()), *turn.ids]
-        self.turns.append(Prompt(text=decode(ids)))
-      else:
-        self.turns.append(Response(text=decode([*turn.ids, end])))
+    self._said, self._usage, self._base = history, None, _turn.Seen()
+    self.last_state, self.finish_reason, self.reply = None, None, None
+    self.turns = [
+      Response(text=text) if turn.role == 'model' else Prompt(text=text)
+      for turn, text in zip(history.turns, history.texts, strict=True)
+    ]
+    end = self.sampler.codec.special_tokens.END_OF_TURN
     self._raw = [*history.ids, end] if history.turns else []
 
-  @functools.cached_property
+  @property
   def _silence(self) -> _history.History:
     """A conversation in which nothing was said."""
-    return _history.History(self.sampler.codec, self.model)
+    return _history.History(
+      self.sampler.codec,
+      self.model,
+      thinking=self.thinking,
+      tools=tuple(self.tools),
+    )
 
-  def _without_end(self, text: str) -> str:
-    codec = self.sampler.codec
-    return text.removesuffix(codec.decode(codec.special_tokens.END_OF_TURN))
+  @property
+  def _speech(self) -> _reply.Speech:
+    """The text of an answer to come."""
+    return _reply.Speech(self.sampler.codec, thoughts=self.show_thoughts)
 
 
 def _show(text: str, where: Any) -> None:

@@ -12,6 +12,7 @@ from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
 from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
+from gemma.gm.text import _formats
 from gemma.gm.text import _images
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
@@ -81,6 +82,7 @@ def encode(
   if given.padded:
     sources = _without_padding(rows, sources, model)
   rows, album = _with_room(rows, sources, model, batched=batched)
+  _check_media(rows, tokenizer, model)
   return Prompts(rows=rows, batched=batched, album=album)
 
 
@@ -144,10 +146,11 @@ def _encode_one(
     return ids, images
   if _conversation.is_conversation(prompt):
     said = _attach.with_images(prompt, images)
-    ids = _template.encode_turns(
+    ids = _template.encode_said(
       tokenizer,
-      _conversation.turns_of(said),
+      said,
       leave_open=isinstance(prompt, _conversation.Conversation),
+      empty_thought=_formats.of(tokenizer).empty_thought(model.config),
     )
     parts = [part for _, parts in said for part in parts]
     own = [p.source for p in parts if _conversation.is_image(p)]
@@ -170,6 +173,21 @@ def _check(
       f'Token id {bad[0]} in prompt {i} is not between 1 and {size - 1}, the '
       'rows of the table (0 is padding).'
     )
+
+
+def _check_media(
+  rows: list[list[int]], tokenizer: _tokenizer.Tokenizer, model: _lora.Model
+) -> None:
+  """Raises on placeholders of media that nothing has taken the place of."""
+  members = tokenizer.special_tokens.__members__
+  for name in _formats.of(tokenizer).soft:
+    for i, row in enumerate(rows):
+      if members[name] in row:
+        raise ValueError(
+          f'Prompt {i} has {tokenizer.decode(members[name])!r}, but '
+          f'{type(model).__name__} reads text only. Leave it out, or spell it '
+          'out with allow_special=False.'
+        )
 
 
 def _without_padding(

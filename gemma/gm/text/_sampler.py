@@ -113,6 +113,8 @@ class Sampler:
     prompt: Any,
     *,
     images: Any = None,
+    audio: Any = None,
+    audio_lengths: Any = None,
     max_new_tokens: int | Sequence[int] | None = None,
     stream: bool = False,
     sampling: Sampling | None = None,
@@ -140,6 +142,8 @@ class Sampler:
         messages of a conversation may have their images in them instead:
         `{'type': 'image', 'image': ...}`. Images of a conversation that has no
         place for them go before its newest message.
+      audio: Sounds; no model hears them yet.
+      audio_lengths: Samples of each sound.
       max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
         has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
@@ -169,10 +173,15 @@ class Sampler:
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
         id outside of the table, if images and their places differ in number,
-        if the model does not see, or arguments do not go together. Images that
-        cannot be read raise as `gm.vision.read_image` does, with a note on
-        which one it is.
+        if the model does not see or hear, or arguments do not go together.
+        Images that cannot be read raise as `gm.vision.read_image` does, with a
+        note on which one it is.
     """
+    if audio is not None or audio_lengths is not None:
+      raise ValueError(
+        f'{type(self.model).__name__} does not hear, but audio was given. '
+        'Leave it out.'
+      )
     _request.check_logprobs(logprobs, self.model.config.num_embed)
     prompts = self._encoded(prompt, images, add_bos=last_state is None)
     request = self._new_request(

@@ -89,20 +89,83 @@ class Gemma3TinyTokens(SpecialTokens):
   END_OF_IMAGE = 111
 
 
+class Gemma4Tokens(SpecialTokens):
+  """Gemma 4. A prompt has a placeholder where an image or a sound goes.
+
+  Thoughts, tools, their calls and their responses have tags; `QUOTE` is around
+  the strings in these. `CUSTOM` is the id of `<unused0>`: unused tokens that
+  have become one of the tags cannot be custom tokens.
+  """
+
+  PAD = 0
+  EOS = 1
+  BOS = 2
+  UNK = 3
+  MASK = 4
+  CUSTOM = 6
+  BEGIN_OF_TOOL = 46
+  END_OF_TOOL = 47
+  BEGIN_OF_TOOL_CALL = 48
+  END_OF_TOOL_CALL = 49
+  BEGIN_OF_TOOL_RESPONSE = 50
+  END_OF_TOOL_RESPONSE = 51
+  QUOTE = 52
+  THINK = 98
+  START_OF_CHANNEL = 100
+  END_OF_CHANNEL = 101
+  START_OF_TURN = 105
+  END_OF_TURN = 106
+  START_OF_IMAGE = 255999
+  START_OF_AUDIO = 256000
+  IMAGE_PLACEHOLDER = 258880
+  AUDIO_PLACEHOLDER = 258881
+  END_OF_IMAGE = 258882
+  END_OF_AUDIO = 258883
+  VIDEO_PLACEHOLDER = 258884
+
+
 # Members that stand for a tag in text; the others never come from text.
 TAGS = {
-  'START_OF_TURN': '<start_of_turn>',
-  'END_OF_TURN': '<end_of_turn>',
-  'START_OF_IMAGE': '<start_of_image>',
-  'END_OF_IMAGE': '<end_of_image>',
-  'START_OF_AUDIO': '<start_of_audio>',
+  'gemma3': {
+    'START_OF_TURN': '<start_of_turn>',
+    'END_OF_TURN': '<end_of_turn>',
+    'START_OF_IMAGE': '<start_of_image>',
+    'END_OF_IMAGE': '<end_of_image>',
+    'START_OF_AUDIO': '<start_of_audio>',
+  },
+  'gemma4': {
+    'BEGIN_OF_TOOL': '<|tool>',
+    'END_OF_TOOL': '<tool|>',
+    'BEGIN_OF_TOOL_CALL': '<|tool_call>',
+    'END_OF_TOOL_CALL': '<tool_call|>',
+    'BEGIN_OF_TOOL_RESPONSE': '<|tool_response>',
+    'END_OF_TOOL_RESPONSE': '<tool_response|>',
+    'QUOTE': '<|"|>',
+    'THINK': '<|think|>',
+    'START_OF_CHANNEL': '<|channel>',
+    'END_OF_CHANNEL': '<channel|>',
+    'START_OF_TURN': '<|turn>',
+    'END_OF_TURN': '<turn|>',
+    'START_OF_IMAGE': '<|image>',
+    'START_OF_AUDIO': '<|audio>',
+    'IMAGE_PLACEHOLDER': '<|image|>',
+    'AUDIO_PLACEHOLDER': '<|audio|>',
+    'END_OF_IMAGE': '<image|>',
+    'END_OF_AUDIO': '<audio|>',
+    'VIDEO_PLACEHOLDER': '<|video|>',
+  },
 }
 
 
-def tags_of(special: type[enum.IntEnum]) -> dict[int, list[str]]:
-  """The tags of a vocabulary: what the file may have at each of their ids."""
+def tags_of(special: type[enum.IntEnum], spelling: str) -> dict[int, list[str]]:
+  """The tags of a vocabulary: what the file may have at each of their ids.
+
+  Args:
+    special: Its special tokens.
+    spelling: A key of `TAGS`.
+  """
   out: dict[int, list[str]] = {}
-  for name, tag in TAGS.items():
+  for name, tag in TAGS[spelling].items():
     if name in special.__members__:
       out.setdefault(special[name], []).append(tag)
   return out

@@ -68,7 +68,7 @@ class Tokenizer:
     """The tokenizer of a generation.
 
     Args:
-      version: 2, 3, '3n' or '3-tiny'. Gemma 1 has the tokenizer of Gemma 2.
+      version: 2, 3, '3n', 4 or '3-tiny'. Gemma 1 has the tokenizer of Gemma 2.
 
     Returns:
       An instance of its class.
@@ -228,7 +228,9 @@ class Tokenizer:
     """
     from gemma.gm.text import _tokenizer_export  # Needs protobuf: only here.
 
-    return _tokenizer_export.hf_files(self.model_proto, self.special_tokens)
+    return _tokenizer_export.hf_files(
+      self.model_proto, self.special_tokens, spelling=self.FORMAT
+    )
 
   def byte_of(self, token: int) -> int | None:
     """The byte that a token stands for; None if it is a piece of text."""
@@ -242,9 +244,9 @@ class Tokenizer:
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""
     piece_to_id = self._vocabulary.processor.piece_to_id
+    tags_of = _special_tokens.tags_of(self.special_tokens, self.FORMAT)
     return all(
-      token in map(piece_to_id, tags)
-      for token, tags in _special_tokens.tags_of(self.special_tokens).items()
+      token in map(piece_to_id, tags) for token, tags in tags_of.items()
     )
 
   def __getstate__(self) -> dict[str, Any]:
@@ -297,6 +299,26 @@ class Gemma3nTokenizer(Tokenizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Gemma4Tokenizer(Tokenizer):
+  """The vocabulary of Gemma 4: as large as that of Gemma 3, with other tags."""
+
+  path: PathLike = 'gs://gemma-data/tokenizers/tokenizer_gemma4.model'
+
+  VERSION = 4
+  FORMAT = 'gemma4'
+  special_tokens = _special_tokens.Gemma4Tokens
+  FORBIDDEN_TOKENS = (
+    _special_tokens.Gemma4Tokens.START_OF_IMAGE,
+    _special_tokens.Gemma4Tokens.END_OF_IMAGE,
+    _special_tokens.Gemma4Tokens.START_OF_AUDIO,
+    _special_tokens.Gemma4Tokens.END_OF_AUDIO,
+    _special_tokens.Gemma4Tokens.IMAGE_PLACEHOLDER,
+    _special_tokens.Gemma4Tokens.AUDIO_PLACEHOLDER,
+    _special_tokens.Gemma4Tokens.VIDEO_PLACEHOLDER,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class Gemma3TinyTokenizer(Tokenizer):
   """The vocabulary of the bundled model."""
 
@@ -314,5 +336,6 @@ _KINDS: Iterable[type[Any]] = (
   Gemma2Tokenizer,
   Gemma3Tokenizer,
   Gemma3nTokenizer,
+  Gemma4Tokenizer,
   Gemma3TinyTokenizer,
 )

@@ -10,19 +10,26 @@ from gemma.gm.text import _tokenizer_proto
 _SPACE = '\u2581'
 _PIECE = _tokenizer_proto.pb.ModelProto.SentencePiece
 
-# The chat format of Gemma 2 and 3, for `apply_chat_template`. It makes the
-# same text as `encode_chat`.
-CHAT_TEMPLATE = pathlib.Path(__file__).with_name('chat_template.jinja')
+# The chat formats for `apply_chat_template`: they make the same text as
+# `encode_chat`.
+_TEMPLATES = {
+  'gemma3': 'chat_template.jinja',
+  'gemma4': 'chat_template_gemma4.jinja',
+}
 
 
-def hf_files(proto: bytes, special: Any) -> dict[str, bytes]:
+def hf_files(proto: bytes, special: Any, *, spelling: str) -> dict[str, bytes]:
   """Names and contents of the files; see `Tokenizer.hf_files`.
 
   Args:
     proto: A SentencePiece model.
     special: Its special tokens.
+    spelling: Which tags begin and end turns.
   """
   ends = [int(special.EOS), int(special.END_OF_TURN)]
+  if 'BEGIN_OF_TOOL' in special.__members__:  # A call ends an answer as well.
+    ends.append(int(special.BEGIN_OF_TOOL_RESPONSE))
+  template = pathlib.Path(__file__).with_name(_TEMPLATES[spelling])
   config = {
     'tokenizer_class': 'GemmaTokenizer',
     'add_bos_token': True,
@@ -43,7 +50,7 @@ def hf_files(proto: bytes, special: Any) -> dict[str, bytes]:
     'tokenizer.model': proto,
     'tokenizer.json': _json(_tokenizer_json(proto)),
     'tokenizer_config.json': _json(config),
-    'chat_template.jinja': CHAT_TEMPLATE.read_bytes(),
+    'chat_template.jinja': template.read_bytes(),
     'generation_config.json': _json(generation),
   }
 
