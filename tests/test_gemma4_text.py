@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+import cases
 from gemma import gm
 from gemma.gm.text import _formats
 from gemma.gm.text import _message
@@ -139,6 +140,25 @@ def test_files_for_others_make_the_same_tokens(tokenizer, tmp_path):
   assert isinstance(ours, gm.text.Gemma4Tokenizer)
   text = '<|turn>user\nHi, 東京<turn|>\n'
   assert ours.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['gemma4_keys_as_values', 'gemma4_per_layer'])
+def test_folder_knows_whether_turns_begin_with_an_empty_thought(name, tmp_path):
+  """As the model's own sampler begins them; `transformers` reads the folder."""
+  transformers = pytest.importorskip('transformers')
+  case = next(case for case in cases.CASES if case.name == name)
+  gm.ckpts.save_hf(
+    tmp_path / 'm',
+    model=case.model,
+    params=case.params,
+    tokenizer=gemma4.tokenizer(),
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'm')
+  text = theirs.apply_chat_template(
+    [HI], add_generation_prompt=True, tokenize=False
+  )
+  assert text.endswith('<channel|>') == (name == 'gemma4_keys_as_values')
 
 
 # Conversations.

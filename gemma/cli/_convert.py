@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
+from typing import Any
 
 from gemma import gm
 from gemma import peft
@@ -62,7 +63,8 @@ class _Files:
 
   files: dict[str, bytes]
 
-  def hf_files(self) -> dict[str, bytes]:
+  def hf_files(self, config: Any = None) -> dict[str, bytes]:
+    del config  # As they are.
     return self.files
 
 

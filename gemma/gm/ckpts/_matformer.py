@@ -95,8 +95,8 @@ def _kept(
     raise ValueError(
       f'skip_layers has {unknown}, but the layers are 0 to {len(specs) - 1}.'
     )
-  sources = {spec.kv_source for spec in specs} - {None}
-  if needed := sorted(sources & set(skip)):
+  sources = {spec.kv_source for spec in specs}
+  if needed := sorted(i for i in skip if i in sources):
     raise ValueError(
       f'skip_layers has {needed}, whose keys and values later layers read.'
     )

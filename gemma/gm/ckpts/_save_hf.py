@@ -59,7 +59,7 @@ def save_hf(
       content = _hf_vision.preprocessor(encoder)
       _write_json(folder / 'preprocessor_config.json', content)
     if tokenizer is not None:
-      for name, content in tokenizer.hf_files().items():
+      for name, content in tokenizer.hf_files(model.config).items():
         (folder / name).write_bytes(content)
     _write_shards(folder, shards, name_of)
 

@@ -27,7 +27,8 @@ class Weights(NamedTuple):
   w: Shaped[Array, 'E ...']
   scale: Float[Array, 'E ...'] | None = None
 
-  def __getitem__(self, index):
+  def of(self, index: int | Int[Array, '*B']) -> 'Weights':
+    """Those of some experts."""
     scale = None if self.scale is None else self.scale[index]
     return Weights(self.w[index], scale)
 
@@ -84,8 +85,8 @@ def naive_experts(
   out = jnp.zeros(x.shape, jnp.float32)
   for expert in range(gating.w.shape[0]):
     share = jnp.sum(jnp.where(index == expert, shares, 0), axis=1)
-    gate, up = _product('MD,GFD->GMF', x, gating[expert])
-    y = _product('MF,FD->MD', _active(gate, up), linear[expert])
+    gate, up = _product('MD,GFD->GMF', x, gating.of(expert))
+    y = _product('MF,FD->MD', _active(gate, up), linear.of(expert))
     out += share[:, None] * y.astype(jnp.float32)
   return out
 
@@ -98,8 +99,8 @@ def gathered_experts(
   linear: Weights,
 ) -> Float[Array, 'M D']:
   """`apply_experts` with a copy of the weights for each pair."""
-  gate, up = _product('MD,MCGFD->GMCF', x, gating[index])
-  y = _product('MCF,MCFD->MCD', _active(gate, up), linear[index])
+  gate, up = _product('MD,MCGFD->GMCF', x, gating.of(index))
+  y = _product('MCF,MCFD->MCD', _active(gate, up), linear.of(index))
   return jnp.einsum('MC,MCD->MD', shares, y.astype(jnp.float32))
 
 

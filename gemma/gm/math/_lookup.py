@@ -38,7 +38,7 @@ def lookup(
 
 def _on_host(table: jax.Array, index: jax.Array) -> jax.Array:
   # The same function; JAX 0.11 gave it the name of its predecessor.
-  run = getattr(compute_on, 'compute_on2', compute_on.compute_on)
+  run: Any = getattr(compute_on, 'compute_on2', compute_on.compute_on)
   pick = run(
     lambda table, index: table[index],
     compute_type='device_host',

@@ -386,7 +386,7 @@ class Transformer(nn.Module):
 
   def _unstacked(self, stack, repeat, place):
     """One layer of a stack, as a function."""
-    params = self.get_variable('params', stack.name)
+    params: Any = self.get_variable('params', stack.name)
     layer = {'params': _scan.layer_of(params, repeat, place)}
     block = _block.Block(
       self.config, stack.specs[place], self.dtype, parent=None

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from gemma.gm.nn import _config
 from gemma.gm.text import _special_tokens
 from gemma.gm.text import _tokenizer_files
 from gemma.gm.text import _vocabulary
@@ -219,17 +220,28 @@ class Tokenizer:
     """The SentencePiece model: what a `tokenizer.model` holds."""
     return self._vocabulary.processor.serialized_model_proto()
 
-  def hf_files(self) -> dict[str, bytes]:
+  def hf_files(
+    self, config: _config.TransformerConfig | None = None
+  ) -> dict[str, bytes]:
     """Names and contents of the files that Hugging Face libraries read.
 
     `tokenizer.model` (SentencePiece), `tokenizer.json` (the same as merges),
     `tokenizer_config.json`, `chat_template.jinja`, and `generation_config.json`
     with the tokens that end a text.
+
+    Args:
+      config: That of the model, as large ones of Gemma 4 begin their turns with
+        an empty thought.
     """
+    from gemma.gm.text import _formats
     from gemma.gm.text import _tokenizer_export  # Needs protobuf: only here.
 
+    form = _formats.of(self)
     return _tokenizer_export.hf_files(
-      self.model_proto, self.special_tokens, spelling=self.FORMAT
+      self.model_proto,
+      self.special_tokens,
+      spelling=self.FORMAT,
+      empty_thought=config is not None and form.empty_thought(config),
     )
 
   def byte_of(self, token: int) -> int | None:

@@ -18,18 +18,29 @@ _TEMPLATES = {
 }
 
 
-def hf_files(proto: bytes, special: Any, *, spelling: str) -> dict[str, bytes]:
+_EMPTY_THOUGHT = b'empty_thought | default(%s)'  # In a template.
+
+
+def hf_files(
+  proto: bytes, special: Any, *, spelling: str, empty_thought: bool = False
+) -> dict[str, bytes]:
   """Names and contents of the files; see `Tokenizer.hf_files`.
 
   Args:
     proto: A SentencePiece model.
     special: Its special tokens.
     spelling: Which tags begin and end turns.
+    empty_thought: Whether the template opens turns of the model with one, if
+      it is not told.
   """
   ends = [int(special.EOS), int(special.END_OF_TURN)]
   if 'BEGIN_OF_TOOL' in special.__members__:  # A call ends an answer as well.
     ends.append(int(special.BEGIN_OF_TOOL_RESPONSE))
-  template = pathlib.Path(__file__).with_name(_TEMPLATES[spelling])
+  template = pathlib.Path(__file__).with_name(_TEMPLATES[spelling]).read_bytes()
+  if empty_thought:
+    template = template.replace(
+      _EMPTY_THOUGHT % b'false', _EMPTY_THOUGHT % b'true'
+    )
   config = {
     'tokenizer_class': 'GemmaTokenizer',
     'add_bos_token': True,
@@ -50,7 +61,7 @@ def hf_files(proto: bytes, special: Any, *, spelling: str) -> dict[str, bytes]:
     'tokenizer.model': proto,
     'tokenizer.json': _json(_tokenizer_json(proto)),
     'tokenizer_config.json': _json(config),
-    'chat_template.jinja': template.read_bytes(),
+    'chat_template.jinja': template,
     'generation_config.json': _json(generation),
   }
 
