@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # The tests of a file share what they compile, so one worker runs them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test check fast format golden constraints clean
+.PHONY: demo test check lint fast format golden constraints clean
 
 demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
@@ -16,11 +16,12 @@ demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 test: $(VENV)/dev  ## All tests, those against transformers and the slow ones too.
 	$(PYTEST)
 
-check: $(VENV)/test  ## Format, lint, types, and the fast tests.
+check: lint fast  ## Format, lint, types, and the fast tests.
+
+lint: $(VENV)/test  ## Format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow and not parity"
 
 fast: $(VENV)/test  ## The fast tests alone.
 	$(PYTEST) -m "not slow and not parity"
