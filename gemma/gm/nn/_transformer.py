@@ -23,6 +23,7 @@ from jaxtyping import Num
 
 from gemma.gm.nn import _altup
 from gemma.gm.nn import _block
+from gemma.gm.nn import _blocks
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _checks
 from gemma.gm.nn import _config
@@ -33,7 +34,6 @@ from gemma.gm.nn import _layers
 from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _place
 from gemma.gm.nn import _remat
-from gemma.gm.nn import _scan
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
 
@@ -113,8 +113,8 @@ class Transformer(nn.Module):
     self.embedder = _layers.Embedder(
       config.num_embed, config.embed_dim, width, dtype
     )
-    self._stacks = _scan.stacks(config, scan=self.scan_layers)
-    self.blocks = [self._block(stack) for stack in self._stacks]
+    self.blocks = _blocks.Blocks(config, dtype, self.remat, self.scan_layers)
+    nn.share_scope(self, self.blocks)
     self.final_norm = _layers.norm_of(config, dtype, 'final_norm')
     self._streams = self._per_layer = None
     if config.altup is not None:
@@ -344,60 +344,7 @@ class Transformer(nn.Module):
     inputs: Float[Array, 'B T N P'] | None,
   ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, '*I B T D']]:
     """`_layers`, from what they are given to what they make of it."""
-    layers: dict[str, _cache.LayerKV | None] = {}
-    seen: dict[int | None, _cache.KeyValues | None] = {None: None}
-    for stack, block in zip(self._stacks, self.blocks, strict=True):
-      if stack.repeats > 1 and cache is None:
-        x = self._run_stack(stack, block, x, context, seen, inputs)
-        continue
-      for i, repeat, place in stack.layers():
-        spec = stack.specs[place]
-        own = None if cache is None else cache.layers.get(f'layer_{i}')
-        call = block
-        if stack.repeats > 1:
-          call = self._unstacked(stack, repeat, place)
-        extended, seen[i], x = call(
-          x,
-          context,
-          own,
-          seen[spec.kv_source],
-          None if inputs is None else inputs[:, :, i],
-        )
-        if spec.kv_source is None:
-          layers[f'layer_{i}'] = extended
-    return layers, x
-
-  def _run_stack(self, stack, block, x, context, seen, inputs):
-    """Layers that repeat, compiled once."""
-    shared = {
-      spec.kv_source: seen[spec.kv_source]
-      for spec in stack.specs
-      if spec.kv_source is not None
-    }
-    if inputs is not None:
-      period = len(stack.specs)
-      rows = [
-        inputs[:, :, stack.start + place : stack.stop : period]
-        for place in range(period)
-      ]
-      inputs = tuple(jnp.moveaxis(row, 2, 0) for row in rows)
-    x, _ = block(x, inputs, context, shared)
-    return x
-
-  def _unstacked(self, stack, repeat, place):
-    """One layer of a stack, as a function."""
-    params: Any = self.get_variable('params', stack.name)
-    layer = {'params': _scan.layer_of(params, repeat, place)}
-    block = _block.Block(
-      self.config, stack.specs[place], self.dtype, parent=None
-    )
-    return functools.partial(block.apply, layer)
-
-  def _block(self, stack: _scan.Stack) -> nn.Module:
-    if stack.repeats > 1:
-      return _scan.scanned(stack, self.config, self.dtype, self.remat)
-    make = _remat.block_of(self.remat)
-    return make(self.config, stack.specs[0], self.dtype, name=stack.name)
+    return self.blocks(x, context, cache, inputs)
 
   def _embed(
     self, inputs: _inputs.Inputs
