@@ -132,7 +132,9 @@ def _dialogue_rows(rows: int) -> int:
   return int(rows * DIALOGUE_SHARE)
 
 
-def make_optimizer(steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+  steps: int, muon_rate: float = MUON_RATE, adam_rate: float = ADAM_RATE
+) -> optax.GradientTransformation:
   """Muon for the matrices, AdamW for the table and the norms."""
 
   def schedule(peak: float) -> optax.Schedule:
@@ -148,9 +150,9 @@ def make_optimizer(steps: int) -> optax.GradientTransformation:
   return optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.contrib.muon(
-      schedule(MUON_RATE),
+      schedule(muon_rate),
       weight_decay=0.05,
-      adam_learning_rate=schedule(ADAM_RATE),
+      adam_learning_rate=schedule(adam_rate),
       adam_b2=0.98,
       muon_weight_dimension_numbers=_matrices,
     ),
@@ -165,12 +167,16 @@ def _matrices(params: Any) -> Any:
     'attn_vec_einsum': ((0, 1), 2),  # N H D
     'gating_einsum': (2, 1),  # 2 F D
     'linear': (0, 1),  # F D
+    # Of a vision encoder.
+    **dict.fromkeys(('query', 'key', 'value'), (0, (1, 2))),  # W N H
+    'out': ((0, 1), 2),  # N H W
+    **dict.fromkeys(('Dense_0', 'Dense_1'), (0, 1)),  # W F, F W
   }
 
   def of(path, leaf):
     del leaf
     found = [axes[key.key] for key in path if key.key in axes]
-    if not found:
+    if not found or path[-1].key == 'bias':
       return None
     return optax.contrib.MuonDimensionNumbers(*found[0])
 

@@ -1,0 +1,197 @@
+"""Conversations about the pictures of `pictures.py`.
+
+Several turns about a picture, a picture that comes later, two pictures in a
+turn, before or behind the words: what a chat may look like. A placeholder in a
+prompt stands for each picture.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+
+import instructions
+import picture_questions
+import pictures
+
+_chance, _pick = instructions.chance, instructions.pick
+
+Rng = np.random.Generator
+Scene = pictures.Scene
+Looks = list[tuple[str, str]]  # (name, colour) of each thing.
+
+IMAGE = '<start_of_image>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogue:
+  """Turns as (prompt, answer), and the pictures of their placeholders."""
+
+  turns: instructions.Turns
+  scenes: list[Scene]
+
+
+def training_scene(rng: Rng) -> Scene:
+  """One that is not held out."""
+  return _any_scene(rng, held_out=False)
+
+
+def _any_scene(rng: Rng, *, held_out: bool) -> Scene:
+  family = _FAMILIES[int(rng.choice(len(_FAMILIES), p=_FAMILY_SHARES))]
+  return _scene_of(rng, family, held_out=held_out)
+
+
+def _scene_of(
+  rng: Rng, family: Callable[[Rng], Looks], *, held_out: bool
+) -> Scene:
+  """A scene of a family that training may draw, or one that it may not."""
+  while True:
+    scene = pictures.make_scene(rng, family(rng))
+    if pictures.is_held_out(scene) == held_out:
+      return scene
+
+
+def _one(rng: Rng) -> Looks:
+  """A shape or a digit."""
+  names = pictures.DIGITS if _chance(rng, 0.4) else pictures.SHAPES
+  return [(_pick(rng, names), _colour(rng))]
+
+
+def _few(rng: Rng) -> Looks:
+  """Two or three different shapes; in place of one there may be a digit."""
+  count = 2 + _chance(rng, 0.5)
+  names = list(rng.choice(pictures.SHAPES, count, replace=False))
+  if _chance(rng, 0.2):
+    names[0] = _pick(rng, pictures.DIGITS)
+  return [(str(name), _colour(rng)) for name in names]
+
+
+def _digits(rng: Rng) -> Looks:
+  """Two or three, each of a colour of its own."""
+  count = 2 + _chance(rng, 0.3)
+  colours = rng.choice(list(pictures.COLOURS), count, replace=False)
+  return [(_pick(rng, pictures.DIGITS), str(colour)) for colour in colours]
+
+
+def _many(rng: Rng) -> Looks:
+  """One to six shapes of at most two names and two colours."""
+  names = [_pick(rng, pictures.SHAPES) for _ in range(2)]
+  tints = [_colour(rng) for _ in range(2)]
+  count = int(rng.integers(1, 7))
+  return [(_pick(rng, names), _pick(rng, tints)) for _ in range(count)]
+
+
+_FAMILIES = (_one, _few, _digits, _many)
+_FAMILY_SHARES = (0.25, 0.3, 0.15, 0.3)
+
+
+def questions(rng: Rng, scene: Scene) -> instructions.Turns:
+  """Different ones of any kind; often first the one that asks for all."""
+  kinds = picture_questions.KINDS.values()
+  found = [r for kind in kinds for r in kind(rng, scene)]
+  found = [found[i] for i in rng.permutation(len(found))]
+  if _chance(rng, 0.3):
+    most = max(range(len(found)), key=lambda i: len(found[i][1]))
+    found.insert(0, found.pop(most))
+  return found
+
+
+def training_dialogue(rng: Rng) -> Dialogue:
+  """One to four turns about one or two pictures, none of them held out."""
+  if _chance(rng, 0.25):
+    return two_at_once(rng, *_pair(rng, held_out=False))
+  scenes = [training_scene(rng)]
+  turns = _about(rng, scenes[0], 1 + int(rng.integers(4)))
+  if _chance(rng, 0.25):
+    scenes.append(training_scene(rng))
+    turns = turns[:2] + _about(rng, scenes[1], 1 + int(rng.integers(2)))
+    found = picture_questions.comparing(rng, *scenes)
+    if found and _chance(rng, 0.3):
+      turns[3:] = [_pick(rng, found)]
+  return Dialogue(turns, scenes)
+
+
+def two_at_once(rng: Rng, first: Scene, second: Scene) -> Dialogue:
+  """Two pictures in the first turn, and up to three questions."""
+  found = picture_questions.comparing(rng, first, second)
+  asked = [found[i] for i in rng.permutation(len(found))[:3]]
+  question, answer = asked[0]
+  turns = [(with_two(rng, question), answer), *asked[1:]]
+  return Dialogue(turns, [first, second])
+
+
+def held_out(count: int, seed: int = 0) -> list[tuple[str, Dialogue]]:
+  """`count` dialogues about held-out scenes, with the kind of the last turn.
+
+  Only the last answer is to be looked at. Kinds take turns, so that each has
+  its equal share: `KINDS` with one picture in the only turn; `comparing` with
+  two; `again`, a second turn about the picture of the first; `another`, a
+  second turn with a picture of its own.
+  """
+  rng = np.random.default_rng(seed)
+  kinds = [*picture_questions.KINDS, 'comparing', 'again', 'another']
+  return [
+    (kind, _held_out_dialogue(rng, kind))
+    for kind in (kinds[i % len(kinds)] for i in range(count))
+  ]
+
+
+def _held_out_dialogue(rng: Rng, kind: str) -> Dialogue:
+  if kind == 'comparing':
+    dialogue = two_at_once(rng, *_pair(rng, held_out=True))
+    return Dialogue(dialogue.turns[:1], dialogue.scenes)
+  while True:
+    scene = _any_scene(rng, held_out=True)
+    if kind == 'again':
+      turns = _about(rng, scene, 2)
+      if len(turns) == 2:
+        return Dialogue(turns, [scene])
+    elif kind == 'another':
+      other = _any_scene(rng, held_out=True)
+      turns = _about(rng, scene, 1) + _about(rng, other, 1)
+      return Dialogue(turns, [scene, other])
+    elif found := picture_questions.KINDS[kind](rng, scene):
+      question, answer = _pick(rng, found)
+      return Dialogue([(with_one(rng, question), answer)], [scene])
+
+
+def with_one(rng: Rng, question: str) -> str:
+  """A picture before or behind the words."""
+  return _pick(rng, (
+    f'{IMAGE}{question}', f'{IMAGE}\n{question}', f'{IMAGE} {question}',
+    f'{question}{IMAGE}', f'{question} {IMAGE}', f'{question}\n{IMAGE}',
+  ))  # fmt: skip
+
+
+def with_two(rng: Rng, question: str) -> str:
+  """Two pictures before, behind or between the words."""
+  return _pick(rng, (
+    f'{IMAGE}{IMAGE}{question}', f'{IMAGE}{IMAGE}\n{question}',
+    f'{IMAGE} {IMAGE} {question}', f'{question} {IMAGE}{IMAGE}',
+    f'{question}{IMAGE}{IMAGE}', f'{question}\n{IMAGE}{IMAGE}',
+    f'First: {IMAGE} second: {IMAGE} {question}',
+  ))  # fmt: skip
+
+
+def _about(rng: Rng, scene: Scene, count: int) -> instructions.Turns:
+  """Turns about one picture, which comes with the first."""
+  (question, answer), *more = questions(rng, scene)[:count]
+  return [(with_one(rng, question), answer), *more]
+
+
+def _pair(rng: Rng, *, held_out: bool) -> tuple[Scene, Scene]:
+  """Two scenes that are worth comparing, with a thing or two in common."""
+  family = _pick(rng, (_one, _few, _many))
+  looks = family(rng), family(rng)
+  if _chance(rng, 0.5):
+    name, colour = _pick(rng, looks[0])
+    other = looks[1][0]
+    looks[1][0] = (name, other[1]) if _chance(rng, 0.5) else (other[0], colour)
+  first, second = (
+    _scene_of(rng, lambda _, own=own: own, held_out=held_out) for own in looks
+  )
+  return first, second
+
+
+def _colour(rng: Rng) -> str:
+  return _pick(rng, list(pictures.COLOURS))

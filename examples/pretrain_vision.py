@@ -1,0 +1,261 @@
+"""Teaches the tiny model that ships with the package to see.
+
+Task: answer questions about one or two pictures (`picture_questions.py`), in
+the turn of the picture or later, and all that `pretrain.py` taught.
+
+Command, from a checkout of the repository:
+
+  python examples/pretrain_vision.py --start /tmp/tiny/model --out /tmp/seeing \
+      --text shakespeare.txt state_of_the_union.txt inaugural_addresses.txt
+
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import itertools
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gemma import gm
+import picture_dialogues
+import picture_rows
+import pretrain
+import pretrain_encoder
+
+STEPS, SMOKE_STEPS = 2400, 4
+ENCODER_STEPS, SMOKE_ENCODER_STEPS = 900, 2
+MUON_RATE, ADAM_RATE = 0.01, 2e-3
+EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
+FIRST_WORD = 113  # In the table, behind the control tokens.
+SAVE_EVERY, LOG_EVERY, ASK_EVERY = 200, 20, 200
+
+
+def logits_of(
+  model: gm.nn.Transformer, params: Any, tokens: jax.Array, images: jax.Array
+) -> jax.Array:
+  """Logits of rows that hold several dialogues, each as if it were alone.
+
+  Args:
+    model: The model.
+    params: Its parameters.
+    tokens: `[B, L]`, with room for pictures in the first rows.
+    images: Those of the first rows.
+  """
+  soft = model.apply({'params': params}, images, method='encode_images')
+  others = [(0, len(tokens) - len(soft))] + [(0, 0)] * (soft.ndim - 1)
+  start = tokens == picture_rows.BOS
+  place = jnp.arange(tokens.shape[1])[None]
+  first = jax.lax.cummax(jnp.where(start, place, 0), axis=1)
+  # What stands for a picture sees all of it, as in the model.
+  number = jnp.cumsum(tokens == model.config.image_tokens.start, axis=1)
+  picture = jnp.where(tokens == gm.vision.PLACEHOLDER, number, 0)
+  mask = (place[:, None] <= place[:, :, None]) | (
+    (picture[:, None] == picture[:, :, None]) & (picture > 0)[:, None]
+  )
+  return model.apply(
+    {'params': params},
+    tokens,
+    soft_tokens=jnp.pad(soft, others),
+    positions=place - first,
+    attention_mask=mask & (first[:, None] == first[:, :, None]),
+  ).logits
+
+
+def make_step(model: gm.nn.Transformer, optimizer: Any):
+  """A jitted step: (params, state, batch) -> (params, state, losses)."""
+
+  def loss(params, batch):
+    tokens, weights = batch['tokens'], batch['weights'][:, 1:]
+    logits = logits_of(model, params, tokens[:, :-1], batch['images'])
+    nll = optax.softmax_cross_entropy_with_integer_labels(
+      logits, jnp.maximum(tokens[:, 1:], 0)
+    )
+    cuts = 0, *itertools.accumulate(picture_rows.ROWS)
+    parts = [
+      jnp.sum((nll * weights)[a:b]) / jnp.sum(weights[a:b])
+      for a, b in itertools.pairwise(cuts)
+    ]
+    return jnp.sum(nll * weights) / jnp.sum(weights), parts
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, state, batch):
+    grads, losses = jax.grad(loss, has_aux=True)(params, batch)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, losses
+
+  return step
+
+
+class Exam:
+  """Held-out questions, asked while the model trains.
+
+  The right answer is given and each of its tokens predicted: all are right if
+  and only if the greedy answer is, so one pass is enough.
+  """
+
+  def __init__(
+    self,
+    model: gm.nn.Transformer,
+    data: picture_rows.Data,
+    count: int,
+    batch_size: int = 50,
+  ):
+    """Draws the pictures of `count` questions."""
+    questions = picture_dialogues.held_out(count, seed=1)
+    self._kinds = [kind for kind, _ in questions]
+    rows = [data.row(dialogue) for _, dialogue in questions]
+    self._batches = [
+      _exam_batch(rows[i : i + batch_size])
+      for i in range(0, len(rows), batch_size)
+    ]
+    self._logits = jax.jit(functools.partial(logits_of, model))
+
+  def __call__(self, params: Any) -> str:
+    """Percentage of right answers, in all and by kind."""
+    good: list[bool] = []
+    for tokens, answer, images in self._batches:
+      logits = self._logits(params, tokens[:, :-1], images)
+      hit = np.asarray(logits.argmax(axis=-1)) == tokens[:, 1:]
+      good += np.all(hit | ~answer[:, 1:], axis=1).tolist()
+    by_kind = collections.defaultdict(list)
+    for kind, right in zip(self._kinds, good, strict=True):
+      by_kind[kind].append(right)
+    parts = [f'{kind} {100 * np.mean(x):.0f}' for kind, x in by_kind.items()]
+    return f'{100 * np.mean(good):.1f} % right: {", ".join(parts)}'
+
+
+def _exam_batch(
+  rows: list[picture_rows.Row],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Tokens, which of them are the last answer, images."""
+  shape = len(rows), picture_rows.LENGTH
+  tokens, answer = np.zeros(shape, np.int32), np.zeros(shape, bool)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row.tokens)] = row.tokens
+    learned = np.flatnonzero(row.weights)
+    # The last unbroken run of them.
+    first = learned[np.flatnonzero(np.diff(learned, prepend=-2) > 1)[-1]]
+    answer[i, first : learned[-1] + 1] = True
+  return tokens, answer, picture_rows.images_of([r.scenes for r in rows], 2)
+
+
+def init(model: gm.nn.Transformer) -> Any:
+  """Random parameters."""
+  tokens = jnp.ones((1, 8), jnp.int32)
+  return model.init(jax.random.key(pretrain.SEED), tokens)['params']
+
+
+def start_params(
+  model: gm.nn.Transformer, text: pathlib.Path, encoder_steps: int
+) -> Any:
+  """A text model, joined to an encoder that can see."""
+  params = init(model)
+  given = gm.ckpts.load_params(text, text_only=True, dtype=jnp.float32)
+  params |= given | {'embedder': params['embedder'] | given['embedder']}
+  params['vision_encoder'] = pretrain_encoder.train(
+    model.config.vision_encoder, encoder_steps
+  )
+  # Soft tokens begin as long as the words that they stand between.
+  table = params['embedder']['input_embedding']
+  words = jnp.sqrt(jnp.mean(table[FIRST_WORD:] ** 2) * table.shape[1])
+  projection = params['embedder']['mm_input_projection']
+  width = projection['w'].shape[0]
+  projection['w'] *= words / (jnp.std(projection['w']) * width**0.5)
+  return params
+
+
+def train(
+  args: argparse.Namespace, data: picture_rows.Data, out: pathlib.Path
+) -> Any:
+  """Runs to the last step and returns the parameters."""
+  model = _trainable()
+  optimizer = pretrain.make_optimizer(args.steps, MUON_RATE, ADAM_RATE)
+  ckpts = gm.ckpts.RunCheckpoints(out / 'checkpoints', keep=1)
+  if ckpts.steps:
+    shapes = jax.eval_shape(lambda: init(model))
+    like = shapes, jax.eval_shape(optimizer.init, shapes)
+    state, first, _ = ckpts.resume(like=like)
+  else:
+    params, first = start_params(model, args.start, args.encoder_steps), 0
+    state = params, optimizer.init(params)
+  step_fn = make_step(model, optimizer)
+  exam = Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
+  start = time.time()
+  last = min(args.steps, args.stop_at or args.steps) - 1
+  for step in range(first, last + 1):
+    params, opt_state, losses = step_fn(*state, data.batch(step))
+    state = params, opt_state
+    if step % LOG_EVERY == 0 or step == last:
+      seeing, chat, text = (float(x) for x in losses)
+      print(
+        f'step {step} pictures {seeing:.4f} chat {chat:.4f} text {text:.4f} '
+        f'{time.time() - start:.0f} s',
+        flush=True,
+      )
+    if (step + 1) % ASK_EVERY == 0 or step == last:
+      print(f'step {step} {exam(params)}', flush=True)
+    if (step + 1) % SAVE_EVERY == 0 or step == last:
+      ckpts.save(step + 1, state)
+  return state[0]
+
+
+def _trainable() -> gm.nn.Transformer:
+  """The model, with an encoder that learns."""
+  config = gm.nn.Gemma3_Tiny().config
+  encoder = config.vision_encoder.clone(apply_stop_gradient=False)
+  config = dataclasses.replace(config, vision_encoder=encoder)
+  return gm.nn.Gemma3_Tiny(dtype=jnp.float32, config=config)
+
+
+def main() -> None:
+  """Trains, then writes the Hugging Face folder `model` in `--out`."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--text', nargs='+', required=True, help='Text files.')
+  parser.add_argument('--out', required=True, help='Folder to write to.')
+  parser.add_argument(
+    '--start',
+    type=pathlib.Path,
+    default=pathlib.Path(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT),
+    help='Folder of the text model; the bundled one by default.',
+  )
+  parser.add_argument('--steps', type=int, help=f'Default: {STEPS}.')
+  parser.add_argument('--encoder-steps', type=int, help=f'{ENCODER_STEPS}.')
+  parser.add_argument('--stop-at', type=int, help='End here; --resume later.')
+  parser.add_argument('--resume', action='store_true', help='Go on in --out.')
+  parser.add_argument('--smoke', action='store_true', help='Only try it out.')
+  args = parser.parse_args()
+  args.steps = args.steps or (SMOKE_STEPS if args.smoke else STEPS)
+  if args.encoder_steps is None:
+    args.encoder_steps = SMOKE_ENCODER_STEPS if args.smoke else ENCODER_STEPS
+
+  out = pathlib.Path(args.out)
+  out.mkdir(parents=True, exist_ok=True)
+  if (out / 'model').exists():
+    parser.error(f'{out}/model exists. Remove it or choose another folder.')
+  if not args.resume and (out / 'checkpoints').exists():
+    shutil.rmtree(out / 'checkpoints')
+  tokenizer_path = args.start / 'tokenizer.model'
+  texts = [pretrain.split_text(path)[0] for path in args.text]
+  data = picture_rows.Data(texts, tokenizer_path, gm.nn.Gemma3_Tiny().config)
+  params = train(args, data, out)
+  if args.stop_at:
+    return
+  gm.ckpts.save_hf(
+    out / 'model',
+    model=gm.nn.Gemma3_Tiny(),
+    params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
+    tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
+  )
+
+
+if __name__ == '__main__':
+  main()
