@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 import os
 import pathlib
 
@@ -12,6 +13,7 @@ import instructions
 import picture_dialogues
 import pictures
 import pretrain
+import pretrain_encoder
 import pretrain_tokenizer
 
 LENGTH = 256  # Tokens of a row.
@@ -55,6 +57,7 @@ class Data(pretrain.Data):
     super().__init__(texts, pathlib.Path(tokenizer_path))
     count = config.vision_encoder.num_mm_tokens_per_image
     self._start = config.image_tokens.start
+    self._side = math.isqrt(count)
     self._around = config.image_tokens.around(count)
 
   def batch(self, step: int, length: int = LENGTH) -> dict[str, np.ndarray]:
@@ -62,7 +65,7 @@ class Data(pretrain.Data):
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
-      the first `PICTURE_ROWS` rows.
+      the first `PICTURE_ROWS` rows, and `labels` of their soft tokens.
     """
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     seen = [self._pictures(rng, length) for _ in range(PICTURE_ROWS)]
@@ -74,7 +77,15 @@ class Data(pretrain.Data):
       'tokens': np.array(tokens, np.int32),
       'weights': np.array(weights, np.float32),
       'images': images_of([row.scenes for row in seen], PICTURES_PER_ROW),
+      'labels': self._labels([row.scenes for row in seen]),
     }
+
+  def _labels(self, rows: Sequence[Sequence[pictures.Scene]]) -> np.ndarray:
+    shape = len(rows), PICTURES_PER_ROW, self._side**2, 2
+    out = np.zeros(shape, np.int32)
+    for row, scenes in zip(out, rows, strict=True):
+      row[: len(scenes)] = pretrain_encoder.labels(scenes, self._side)
+    return out
 
   def row(self, dialogue: picture_dialogues.Dialogue) -> Row:
     """One dialogue as tokens, behind `<bos>`."""

@@ -1,4 +1,4 @@
-"""Pretrains the tiny model that ships with the package, from scratch.
+"""Pretrains the text half of the model that ships with the package.
 
 Task: continue text, and answer the instructions of `instructions.py` in the
 Gemma chat format.
@@ -214,7 +214,7 @@ def row_length(step: int, steps: int) -> int:
 
 def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   """Runs to the last step and returns the parameters."""
-  model = gm.nn.Gemma3_Tiny(dtype=jnp.float32)
+  model = gm.nn.Gemma3_Tiny(text_only=True, dtype=jnp.float32)
   optimizer = make_optimizer(args.steps)
   params = model.init(jax.random.key(SEED), jnp.ones((1, 8), jnp.int32))
   params = params['params']
@@ -266,7 +266,7 @@ def main() -> None:
     return
   gm.ckpts.save_hf(
     out / 'model',
-    model=gm.nn.Gemma3_Tiny(),
+    model=gm.nn.Gemma3_Tiny(text_only=True),
     params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
   )

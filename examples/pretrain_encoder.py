@@ -27,6 +27,7 @@ NAMES = ('', *pictures.SHAPES, *pictures.DIGITS)
 COLOURS = ('', *pictures.COLOURS)
 PICTURES_PER_STEP = 96
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
+OCCUPIED_WEIGHT = 4.0
 LOG_EVERY = 50
 
 
@@ -51,56 +52,84 @@ def batch(step: int, side: int) -> tuple[np.ndarray, np.ndarray]:
   return pictures.pixels(scenes), labels(scenes, side)
 
 
-def train(encoder: gm.nn.SigLiPFromPatches, steps: int) -> Any:
-  """Parameters of an encoder that sees what is where."""
-  encoder = encoder.clone(apply_stop_gradient=False)
-  side = math.isqrt(encoder.num_mm_tokens_per_image)
-  key = jax.random.key(pretrain.SEED)
-  images, _ = batch(0, side)
-  patches = encoder.patchify_images(images[:1])
-  params = {
-    'encoder': encoder.init(key, patches=patches, is_training=True)['params'],
-    'reader': jnp.zeros(
-      (encoder.siglip_encoder.width, len(NAMES) + len(COLOURS))
-    ),
-  }
-  optimizer = pretrain.make_optimizer(steps, MUON_RATE, ADAM_RATE)
-  state = optimizer.init(params)
-
-  losses = functools.partial(_losses, encoder)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step_fn(params, state, images, answers):
-    grads, parts = jax.grad(losses, has_aux=True)(params, images, answers)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, parts
-
-  start = time.time()
-  for step in range(steps):
-    params, state, parts = step_fn(params, state, *batch(step, side))
-    if step % LOG_EVERY == 0 or step == steps - 1:
-      name, colour = (float(x) for x in parts)
-      print(
-        f'encoder step {step} name {name:.4f} colour {colour:.4f} '
-        f'{time.time() - start:.0f} s',
-        flush=True,
-      )
-  return params['encoder']
+def init_reader(encoder: gm.nn.SigLiPFromPatches) -> jax.Array:
+  """What reads the answers: scores of names and colours, all equal."""
+  width = encoder.siglip_encoder.width
+  return jnp.zeros((width, len(NAMES) + len(COLOURS)))
 
 
-def _losses(encoder, params, images, answers):
-  patches = encoder.patchify_images(images)
-  soft = encoder.apply(
-    {'params': params['encoder']}, patches=patches, is_training=True
-  )
-  scores = jnp.split(soft @ params['reader'], [len(NAMES)], axis=-1)
-  # Few cells have something in them: those count as much as the empty ones.
-  weights = jnp.where(answers[..., 0] > 0, 4.0, 1.0)
-  parts = [
+def losses(
+  features: jax.Array, reader: jax.Array, answers: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy of the names and of the colours."""
+  scores = jnp.split(features @ reader, [len(NAMES)], axis=-1)
+  # Few cells have something in them: those count more than the empty ones.
+  weights = jnp.where(answers[..., 0] > 0, OCCUPIED_WEIGHT, 1.0)
+  name, colour = (
     jnp.average(
       optax.softmax_cross_entropy_with_integer_labels(s, answers[..., i]),
       weights=weights,
     )
     for i, s in enumerate(scores)
-  ]
-  return sum(parts), parts
+  )
+  return name, colour
+
+
+def train(
+  encoder: gm.nn.SigLiPFromPatches, runs: Sequence[int]
+) -> tuple[Any, jax.Array]:
+  """An encoder that sees what is where, and what reads its answers.
+
+  Args:
+    encoder: Its sizes.
+    runs: Steps of each run. One goes on from the last, at the full rate again.
+  """
+  encoder = encoder.clone(apply_stop_gradient=False)
+  side = math.isqrt(encoder.num_mm_tokens_per_image)
+  patches = encoder.patchify_images(batch(0, side)[0][:1])
+  key = jax.random.key(pretrain.SEED)
+  params = encoder.init(key, patches=patches, is_training=True)['params']
+  state = {'encoder': params, 'reader': init_reader(encoder)}
+  first, start = 0, time.time()
+  for steps in runs:
+    state = _run(encoder, state, first, steps, start)
+    first += steps
+  return state['encoder'], state['reader']
+
+
+def _run(
+  encoder: gm.nn.SigLiPFromPatches,
+  params: dict[str, Any],
+  first: int,
+  steps: int,
+  start: float,
+) -> dict[str, Any]:
+  """One run, on the batches from `first` on."""
+  optimizer = pretrain.make_optimizer(steps, MUON_RATE, ADAM_RATE)
+  state = optimizer.init(params)
+  side = math.isqrt(encoder.num_mm_tokens_per_image)
+
+  def loss(params, images, answers):
+    patches = encoder.patchify_images(images)
+    features = encoder.apply(
+      {'params': params['encoder']}, patches=patches, is_training=True
+    )
+    parts = losses(features, params['reader'], answers)
+    return sum(parts), parts
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step_fn(params, state, images, answers):
+    grads, parts = jax.grad(loss, has_aux=True)(params, images, answers)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, parts
+
+  for step in range(first, first + steps):
+    params, state, parts = step_fn(params, state, *batch(step, side))
+    if step % LOG_EVERY == 0 or step == first + steps - 1:
+      name, colour = (float(x) for x in parts)
+      print(
+        f'encoder step {step} names {name:.4f} colours {colour:.4f} '
+        f'{time.time() - start:.0f} s',
+        flush=True,
+      )
+  return params

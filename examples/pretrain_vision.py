@@ -31,16 +31,21 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 2400, 4
-ENCODER_STEPS, SMOKE_ENCODER_STEPS = 900, 2
+STEPS, SMOKE_STEPS = 1600, 4
+ENCODER_STEPS, SMOKE_ENCODER_STEPS = (900, 900), (2,)
 MUON_RATE, ADAM_RATE = 0.01, 2e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 FIRST_WORD = 113  # In the table, behind the control tokens.
+JOIN_AT = 0.4  # Share of the run from which answers train the encoder too.
+LOSSES = 'pictures', 'chat', 'text', 'names', 'colours'
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 200, 20, 200
 
 
 def logits_of(
-  model: gm.nn.Transformer, params: Any, tokens: jax.Array, images: jax.Array
+  model: gm.nn.Transformer,
+  params: Any,
+  tokens: jax.Array,
+  features: jax.Array,
 ) -> jax.Array:
   """Logits of rows that hold several dialogues, each as if it were alone.
 
@@ -48,9 +53,9 @@ def logits_of(
     model: The model.
     params: Its parameters.
     tokens: `[B, L]`, with room for pictures in the first rows.
-    images: Those of the first rows.
+    features: Of the pictures of those rows, by `features_of`.
   """
-  soft = model.apply({'params': params}, images, method='encode_images')
+  soft = model.apply({'params': params}, features, method=_project)
   others = [(0, len(tokens) - len(soft))] + [(0, 0)] * (soft.ndim - 1)
   start = tokens == picture_rows.BOS
   place = jnp.arange(tokens.shape[1])[None]
@@ -70,25 +75,50 @@ def logits_of(
   ).logits
 
 
-def make_step(model: gm.nn.Transformer, optimizer: Any):
-  """A jitted step: (params, state, batch) -> (params, state, losses)."""
+def features_of(
+  model: gm.nn.Transformer, params: Any, images: jax.Array
+) -> jax.Array:
+  """What the encoder makes of images, in its own width."""
+  encoder = model.config.vision_encoder
+  patches = encoder.patchify_images(images)
+  return encoder.apply(
+    {'params': params['vision_encoder']}, patches=patches, is_training=True
+  )
 
-  def loss(params, batch):
+
+def _project(model: gm.nn.Transformer, features: jax.Array) -> jax.Array:
+  return model.embedder.encode_vision(features)
+
+
+def make_step(model: gm.nn.Transformer, optimizer: Any):
+  """A jitted step: (params, state, batch, joined) -> (params, state, losses).
+
+  What the encoder was first taught goes on beside the answers. Until the model
+  has learned to read soft tokens, `joined` is 0 and the answers change nothing
+  in the encoder: what they would ask of it is noise, in which it forgets.
+  """
+
+  def loss(params, batch, joined):
     tokens, weights = batch['tokens'], batch['weights'][:, 1:]
-    logits = logits_of(model, params, tokens[:, :-1], batch['images'])
-    nll = optax.softmax_cross_entropy_with_integer_labels(
+    features = features_of(model, params, batch['images'])
+    fixed = jax.lax.stop_gradient(features)
+    given = fixed + joined * (features - fixed)
+    logits = logits_of(model, params, tokens[:, :-1], given)
+    nll = weights * optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(tokens[:, 1:], 0)
     )
     cuts = 0, *itertools.accumulate(picture_rows.ROWS)
     parts = [
-      jnp.sum((nll * weights)[a:b]) / jnp.sum(weights[a:b])
+      jnp.sum(nll[a:b]) / jnp.sum(weights[a:b])
       for a, b in itertools.pairwise(cuts)
     ]
-    return jnp.sum(nll * weights) / jnp.sum(weights), parts
+    seen = pretrain_encoder.losses(features, params['reader'], batch['labels'])
+    total = jnp.sum(nll) / jnp.sum(weights) + sum(seen)
+    return total, (*parts, *seen)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, batch):
-    grads, losses = jax.grad(loss, has_aux=True)(params, batch)
+  def step(params, state, batch, joined):
+    grads, losses = jax.grad(loss, has_aux=True)(params, batch, joined)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state, losses
 
@@ -117,13 +147,13 @@ class Exam:
       _exam_batch(rows[i : i + batch_size])
       for i in range(0, len(rows), batch_size)
     ]
-    self._logits = jax.jit(functools.partial(logits_of, model))
+    self._model = model
 
   def __call__(self, params: Any) -> str:
     """Percentage of right answers, in all and by kind."""
     good: list[bool] = []
     for tokens, answer, images in self._batches:
-      logits = self._logits(params, tokens[:, :-1], images)
+      logits = _answer(self._model, params, tokens[:, :-1], images)
       hit = np.asarray(logits.argmax(axis=-1)) == tokens[:, 1:]
       good += np.all(hit | ~answer[:, 1:], axis=1).tolist()
     by_kind = collections.defaultdict(list)
@@ -131,6 +161,11 @@ class Exam:
       by_kind[kind].append(right)
     parts = [f'{kind} {100 * np.mean(x):.0f}' for kind, x in by_kind.items()]
     return f'{100 * np.mean(good):.1f} % right: {", ".join(parts)}'
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answer(model, params, tokens, images):
+  return logits_of(model, params, tokens, features_of(model, params, images))
 
 
 def _exam_batch(
@@ -149,20 +184,21 @@ def _exam_batch(
 
 
 def init(model: gm.nn.Transformer) -> Any:
-  """Random parameters."""
+  """Random parameters, those that read the encoder's answers too."""
   tokens = jnp.ones((1, 8), jnp.int32)
-  return model.init(jax.random.key(pretrain.SEED), tokens)['params']
+  params = model.init(jax.random.key(pretrain.SEED), tokens)['params']
+  encoder = model.config.vision_encoder
+  return {**params, 'reader': pretrain_encoder.init_reader(encoder)}
 
 
-def start_params(
-  model: gm.nn.Transformer, text: pathlib.Path, encoder_steps: int
-) -> Any:
+def start_params(model: gm.nn.Transformer, args: argparse.Namespace) -> Any:
   """A text model, joined to an encoder that can see."""
   params = init(model)
-  given = gm.ckpts.load_params(text, text_only=True, dtype=jnp.float32)
+  given = gm.ckpts.load_params(args.start, text_only=True, dtype=jnp.float32)
   params |= given | {'embedder': params['embedder'] | given['embedder']}
-  params['vision_encoder'] = pretrain_encoder.train(
-    model.config.vision_encoder, encoder_steps
+  params['vision_encoder'], params['reader'] = pretrain_encoder.train(
+    model.config.vision_encoder,
+    SMOKE_ENCODER_STEPS if args.smoke else ENCODER_STEPS,
   )
   # Soft tokens begin as long as the words that they stand between.
   table = params['embedder']['input_embedding']
@@ -185,22 +221,20 @@ def train(
     like = shapes, jax.eval_shape(optimizer.init, shapes)
     state, first, _ = ckpts.resume(like=like)
   else:
-    params, first = start_params(model, args.start, args.encoder_steps), 0
+    params, first = start_params(model, args), 0
     state = params, optimizer.init(params)
   step_fn = make_step(model, optimizer)
   exam = Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
-    params, opt_state, losses = step_fn(*state, data.batch(step))
+    joined = float(step >= JOIN_AT * args.steps)
+    params, opt_state, losses = step_fn(*state, data.batch(step), joined)
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
-      seeing, chat, text = (float(x) for x in losses)
-      print(
-        f'step {step} pictures {seeing:.4f} chat {chat:.4f} text {text:.4f} '
-        f'{time.time() - start:.0f} s',
-        flush=True,
-      )
+      named = zip(LOSSES, losses, strict=True)
+      told = ' '.join(f'{name} {float(x):.4f}' for name, x in named)
+      print(f'step {step} {told} {time.time() - start:.0f} s', flush=True)
     if (step + 1) % ASK_EVERY == 0 or step == last:
       print(f'step {step} {exam(params)}', flush=True)
     if (step + 1) % SAVE_EVERY == 0 or step == last:
@@ -228,14 +262,11 @@ def main() -> None:
     help='Folder of the text model; the bundled one by default.',
   )
   parser.add_argument('--steps', type=int, help=f'Default: {STEPS}.')
-  parser.add_argument('--encoder-steps', type=int, help=f'{ENCODER_STEPS}.')
   parser.add_argument('--stop-at', type=int, help='End here; --resume later.')
   parser.add_argument('--resume', action='store_true', help='Go on in --out.')
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
   args = parser.parse_args()
   args.steps = args.steps or (SMOKE_STEPS if args.smoke else STEPS)
-  if args.encoder_steps is None:
-    args.encoder_steps = SMOKE_ENCODER_STEPS if args.smoke else ENCODER_STEPS
 
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -249,6 +280,7 @@ def main() -> None:
   params = train(args, data, out)
   if args.stop_at:
     return
+  del params['reader']
   gm.ckpts.save_hf(
     out / 'model',
     model=gm.nn.Gemma3_Tiny(),
