@@ -176,5 +176,14 @@ VISION = _case(
   ),
   image_tokens=_expand.ImageTokens(start=290, end=291, newlines=7, soft=299),
 )
+# The same with the vocabulary of the bundled model, to speak with.
+SPEAKING = Case(
+  'gemma3_speaking',
+  dataclasses.replace(
+    VISION.config,
+    num_embed=2048,
+    image_tokens=_expand.ImageTokens(start=110, end=111, newlines=108),
+  ),
+)
 # On these alone run the fast tests; between them they have most features.
 FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'

@@ -102,7 +102,7 @@ def test_logits_of_all_tokens_are_never_there_at_once(untyped):
   )
   for lowered in (
     _scoring._logprobs.lower(model, params, hidden, tokens),
-    _scoring._next_hidden.lower(model, params, tokens, cache),
+    _scoring._next_hidden.lower(model, params, tokens, None, cache),
   ):
     memory = lowered.compile().memory_analysis()
     assert memory.temp_size_in_bytes < logits / 4

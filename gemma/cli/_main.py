@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     args.run(args)
   except (ValueError, OSError, ImportError) as e:
-    print(f'gemma: {e}', file=sys.stderr)
+    print(_verbs.told(e), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(file=sys.stderr)
@@ -40,11 +40,16 @@ def _parser() -> argparse.ArgumentParser:
 
   chat = verbs.add_parser('chat', help='talk with a model')
   _model_arguments(chat)
+  chat.add_argument(
+    '--text-only', action='store_true', help='leave out a vision encoder'
+  )
+  _image_argument(chat, 'an image for the first prompt')
   chat.set_defaults(run=_verbs.chat)
 
   sample = verbs.add_parser('sample', help='let a model continue a text')
   _model_arguments(sample)
   sample.add_argument('prompt', help='the text to continue')
+  _image_argument(sample, 'an image, for a <start_of_image> in the prompt')
   sample.set_defaults(run=_verbs.sample)
 
   summary = verbs.add_parser('summary', help='show what a model is made of')
@@ -92,6 +97,16 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
   parser.add_argument('--cache-length', type=int, default=4096, metavar='N')
   parser.add_argument('--seed', type=int, help='for a repeatable answer')
+
+
+def _image_argument(parser: argparse.ArgumentParser, what: str) -> None:
+  parser.add_argument(
+    '--image',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help=f'{what}; may be given several times',
+  )
 
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:

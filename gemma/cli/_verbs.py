@@ -14,21 +14,34 @@ BUNDLED = 'Gemma3_Tiny'
 
 def chat(args: argparse.Namespace) -> None:
   """Reads a line, prints the answer, and so on; `/new` begins again."""
-  sampler = gm.text.ChatSampler(**_sampler_fields(args), multi_turn=True)
+  images = [*map(_read_image, args.image)]
+  fields = _sampler_fields(args, text_only=args.text_only)
+  sampler = gm.text.ChatSampler(**fields, multi_turn=True)
   if sys.stdin.isatty():
-    print('Say something. /new begins a new conversation, /exit leaves.')
+    print(
+      'Say something. /image FILE goes with what you say next, /new begins a '
+      'new conversation, /exit leaves.'
+    )
   while (line := _read_line()) not in (None, '/exit'):
     if line == '/new':
       sampler.new_conversation()
+    elif line.split()[:1] == ['/image']:
+      images += _opened(line.removeprefix('/image').strip())
     elif line:
-      _answer(sampler, line, args)
+      _answer(sampler, line, images, args)
+      images = []
 
 
 def sample(args: argparse.Namespace) -> None:
   """Prints the prompt and what the model makes of it."""
-  sampler = gm.text.Sampler(**_sampler_fields(args))
-  pieces = sampler.sample(
-    args.prompt, max_new_tokens=args.max_new_tokens, rng=args.seed, stream=True
+  images = [*map(_read_image, args.image)]
+  fields = _sampler_fields(args, text_only=not images)
+  pieces = gm.text.Sampler(**fields).sample(
+    args.prompt,
+    images=images or None,
+    max_new_tokens=args.max_new_tokens,
+    rng=args.seed,
+    stream=True,
   )
   print(args.prompt, end='', flush=True)
   for piece in pieces:
@@ -53,19 +66,45 @@ def summary(args: argparse.Namespace) -> None:
     print(f'\nPicture: {file}')
 
 
+def told(error: Exception) -> str:
+  """An error as one who types it wants to read it, with its notes."""
+  notes = getattr(error, '__notes__', [])
+  return ' '.join([f'gemma: {error}', *notes])
+
+
+def _opened(file: str) -> list[Any]:
+  """The image of a file, or none; the conversation goes on without it."""
+  try:
+    return [_read_image(file)]
+  except (ValueError, OSError) as e:
+    print(told(e), file=sys.stderr)
+    return []
+
+
+def _read_image(file: str) -> Any:
+  try:
+    return gm.vision.read_image(file)
+  except TypeError as e:  # Pixels of a kind that no model takes.
+    raise ValueError(f'{file}: {e}') from e
+
+
 def _answer(
-  sampler: gm.text.ChatSampler, line: str, args: argparse.Namespace
+  sampler: gm.text.ChatSampler,
+  line: str,
+  images: list[Any],
+  args: argparse.Namespace,
 ) -> None:
   """Prints the answer; the conversation survives a prompt that fails."""
   try:
     sampler.chat(
       line,
+      images=images or None,
       max_new_tokens=args.max_new_tokens,
       rng=args.seed,
       print_stream=True,
     )
   except ValueError as e:
-    print(f'gemma: {e} /new begins a new conversation.', file=sys.stderr)
+    print(f'{told(e)} /new begins a new conversation.', file=sys.stderr)
     return
   if sampler.finish_reason not in ('stop', 'eos'):
     print(f'gemma: cut short: {sampler.finish_reason}', file=sys.stderr)
@@ -82,7 +121,9 @@ def _read_line() -> str | None:
   return line
 
 
-def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
+def _sampler_fields(
+  args: argparse.Namespace, *, text_only: bool
+) -> dict[str, Any]:
   """Model, weights and settings, as keywords of a sampler."""
   path = args.model
   if path == BUNDLED:
@@ -96,7 +137,7 @@ def _sampler_fields(args: argparse.Namespace) -> dict[str, Any]:
     model, params, tokenizer = gm.from_pretrained(
       path,
       dtype=args.dtype,
-      text_only=True,
+      text_only=text_only,
       quantize=args.quantize or False,
       on_progress=on_progress,
     )

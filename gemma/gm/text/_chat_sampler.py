@@ -10,9 +10,11 @@ import os
 from typing import Any
 
 import jax
+import numpy as np
 
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _conversation
+from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
 from gemma.gm.text import _history
 from gemma.gm.text import _output
@@ -134,7 +136,7 @@ class ChatSampler:
   @property
   def conversation(self) -> Any:
     """The conversation as a `dialog.Conversation`; needs that package."""
-    return _conversation.to_dialog(self.messages)
+    return _dialog.to_dialog(self.messages)
 
   @property
   def usage(self) -> _output.Usage | None:
@@ -143,7 +145,7 @@ class ChatSampler:
 
   def new_conversation(self) -> None:
     """Forgets what was said."""
-    self._begin(_history.History(self.sampler.codec))
+    self._begin(self._silence)
 
   def restore(self, messages: _conversation.Messages) -> None:
     """Takes up a conversation, for the next turn to go on with.
@@ -155,7 +157,7 @@ class ChatSampler:
     Raises:
       ValueError: If roles do not alternate, or the user spoke last.
     """
-    history = _history.History(self.sampler.codec).extend(messages)
+    history = self._silence.extend(messages)
     if len(history.turns) % 2:
       raise ValueError("The last turn is the user's. Give it to chat().")
     self._begin(history)
@@ -166,7 +168,7 @@ class ChatSampler:
 
   def load(self, path: str | os.PathLike[str]) -> None:
     """Takes up a conversation that `save` wrote; it goes on identically."""
-    self._begin(_history.read(path, self.sampler.codec))
+    self._begin(_history.read(path, self._silence))
 
   def chat(
     self,
@@ -186,7 +188,11 @@ class ChatSampler:
     Args:
       prompt: What to say: text; or messages, as dicts with `role` and
         `content`, or a `dialog.Conversation`, that end with the user's.
-      images: For models with a vision encoder.
+      images: One image, a list of them, or an array `N H W C`; an image is
+        anything that `gm.vision.read_image` takes. They go where the text has
+        `<start_of_image>` or `<|image|>`, which otherwise are just text; if it
+        has neither, before the text. Messages may have their images in them
+        instead: `{'type': 'image', 'image': ...}`.
       sampling: In place of the sampler's own.
       rng: Seed, or random key.
       max_new_tokens: Most tokens of the answer.
@@ -200,24 +206,25 @@ class ChatSampler:
       The answer without its end tag.
 
     Raises:
-      ValueError: If the prompt is empty, or does not fit into the cache. The
+      ValueError: If the prompt is empty, or does not fit into the cache, or
+        images are not as many as their places, or cannot be read. The
         conversation is then as before the call.
       TypeError: If the prompt is of no such form.
     """
     where = self.print_stream if print_stream is None else print_stream
     options |= {
-      'images': images,
       'sampling': sampling,
       'rng': rng,
       'max_new_tokens': max_new_tokens,
       'sharding': sharding,
     }
     if not where:
-      turn = self._ask(prompt, multi_turn)
+      turn = self._ask(prompt, images, multi_turn)
       out = self.sampler.sample(turn.ids, **turn.options, **options)
       return self._record(turn, out, out.token_ids)
     text = ''
-    for piece in self.stream(prompt, multi_turn=multi_turn, **options):
+    options |= {'images': images, 'multi_turn': multi_turn}
+    for piece in self.stream(prompt, **options):
       text += piece
       _show(piece, where)
     _show('\n', where)
@@ -228,7 +235,12 @@ class ChatSampler:
     return await asyncio.to_thread(self.chat, prompt, **kwargs)
 
   def stream(
-    self, prompt: Any, *, multi_turn: bool | None = None, **options: Any
+    self,
+    prompt: Any,
+    *,
+    images: Any = None,
+    multi_turn: bool | None = None,
+    **options: Any,
   ) -> Iterator[str]:
     """Says something to the model, and yields its answer piece by piece.
 
@@ -237,13 +249,14 @@ class ChatSampler:
 
     Args:
       prompt: See `chat`.
+      images: See `chat`.
       multi_turn: See `chat`.
       **options: See `chat`, and `Sampler.sample`.
 
     Raises:
       ValueError: See `chat`; raised at once.
     """
-    turn = self._ask(prompt, multi_turn)
+    turn = self._ask(prompt, images, multi_turn)
     outs = self.sampler.sample(turn.ids, stream=True, **turn.options, **options)
     return self._pieces(turn, outs)
 
@@ -264,30 +277,34 @@ class ChatSampler:
       raise
     self._record(turn, out, tokens)
 
-  def _ask(self, prompt: Any, multi_turn: bool | None) -> '_Turn':
+  def _ask(self, prompt: Any, images: Any, multi_turn: bool | None) -> '_Turn':
     """The conversation with the prompt, and what of it is new to the model."""
     multi_turn = self.multi_turn if multi_turn is None else multi_turn
-    fresh = _history.History(self.sampler.codec)
-    history = (self._said if multi_turn else fresh).extend(prompt)
+    history = (self._said if multi_turn else self._silence).extend(
+      prompt, images
+    )
     raw = self._raw if multi_turn else []
     whole, room = history.ids, self.cache_length or 0
+    length = history.length
     said = whole[len(raw) :] if whole[: len(raw)] == raw else whole
     ids = whole
     # Room for the answer: a quarter of the cache.
     while self.on_full == 'roll' and len(history.turns) > 1:
-      if len(ids) <= room * 3 // 4:
+      if history.length <= room * 3 // 4:
         break
       history = history.without_oldest()
       ids = history.ids
     goes_on = bool(raw) and ids[: len(raw)] == raw
     state = self.last_state if goes_on else None
+    new = ids if state is None else said
     return _Turn(
       history=history,
       said=said,
-      ids=ids if state is None else said,
+      ids=new,
+      images=history.images_in(new),
       state=state,
       context=ids,
-      dropped=len(whole) - len(ids),
+      dropped=length - history.length,
       kept=self.turns if multi_turn else [],
     )
 
@@ -333,6 +350,11 @@ class ChatSampler:
         self.turns.append(Response(text=decode([*turn.ids, end])))
     self._raw = [*history.ids, end] if history.turns else []
 
+  @functools.cached_property
+  def _silence(self) -> _history.History:
+    """A conversation in which nothing was said."""
+    return _history.History(self.sampler.codec, self.model)
+
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec
     return text.removesuffix(codec.decode(codec.special_tokens.END_OF_TURN))
@@ -346,6 +368,7 @@ class _Turn:
     history: The conversation with the prompt.
     said: Its tokens.
     ids: What the sampler is given: all of the context, if there is no state.
+    images: The images in it.
     state: What came before.
     context: All tokens of the conversation.
     dropped: Tokens of turns that were dropped to make room.
@@ -355,6 +378,7 @@ class _Turn:
   history: _history.History
   said: list[int]
   ids: list[int]
+  images: list[np.ndarray]
   state: _state.SamplingState | None
   context: list[int]
   dropped: int
@@ -363,7 +387,11 @@ class _Turn:
   @property
   def options(self) -> dict[str, Any]:
     """What the sampler is told besides."""
-    return {'last_state': self.state, 'return_state': True}
+    return {
+      'images': self.images or None,
+      'last_state': self.state,
+      'return_state': True,
+    }
 
 
 def _show(text: str, where: Any) -> None:

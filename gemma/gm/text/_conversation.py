@@ -4,14 +4,19 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import enum
+import os
 from typing import Any
 from typing import Protocol
 from typing import TypeAlias
 from typing import TypeGuard
 from typing import runtime_checkable
 
+import numpy as np
+
 Message: TypeAlias = Mapping[str, Any]
 ROLES = {'user': 'user', 'assistant': 'model', 'model': 'model'}
+# Keys of an image in a part of a message.
+_SOURCES = ('image', 'url', 'path', 'base64')
 _KINDS = ('Text', 'Image', 'Audio', 'Thought')  # Chunks of `dialog`.
 
 
@@ -22,7 +27,21 @@ class Media(enum.Enum):
   AUDIO = 'AUDIO_PLACEHOLDER'
 
 
-Part: TypeAlias = str | Media
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attachment:
+  """A part that is not text.
+
+  Attributes:
+    media: What it is.
+    source: The image; None if it is given elsewhere.
+  """
+
+  media: Media
+  source: Any = None
+
+
+Part: TypeAlias = str | Attachment
+Said: TypeAlias = tuple[str, list[Part]]  # A role, and what it says.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +92,7 @@ def as_messages(messages: Any) -> list[Message]:
   """
   if isinstance(messages, Conversation):  # Not a sequence: told apart here.
     return [
-      {'role': turn.ROLE, 'content': _as_content(_of_chunks(turn.chunks))}
+      {'role': turn.ROLE, 'content': as_content(_of_chunks(turn.chunks))}
       for turn in messages.turns
     ]
   if isinstance(messages, str) or not isinstance(messages, Sequence):
@@ -87,16 +106,19 @@ def as_messages(messages: Any) -> list[Message]:
   return [*messages]
 
 
-def _as_content(parts: Sequence[Part]) -> Any:
-  """Parts as the content of a message."""
+def as_content(parts: Sequence[Part]) -> Any:
+  """Parts as the content of a message: text, or a list of dicts."""
   if all(isinstance(part, str) for part in parts):
     return ''.join(map(str, parts))
-  return [
-    {'type': 'text', 'text': part}
-    if isinstance(part, str)
-    else {'type': part.name.lower()}
-    for part in parts
-  ]
+  out: list[dict[str, Any]] = []
+  for part in parts:
+    if isinstance(part, str):
+      out.append({'type': 'text', 'text': part})
+    else:
+      kind = part.media.name.lower()
+      source = {} if part.source is None else {kind: part.source}
+      out.append({'type': kind, **source})
+  return out
 
 
 def text_of(content: Any) -> str:
@@ -109,47 +131,53 @@ def text_of(content: Any) -> str:
     ValueError: If a part is no text: these models say nothing else.
   """
   _, parts = _of_message(0, {'role': 'model', 'content': content})
-  media = [part.name.lower() for part in parts if isinstance(part, Media)]
-  if media:
-    raise ValueError(f'The model says an {media[0]}, but it writes text only.')
+  for part in parts:
+    if isinstance(part, Attachment):
+      kind = part.media.name.lower()
+      raise ValueError(f'The model says an {kind}, but it writes text only.')
   return ''.join(map(str, parts))
 
 
-def to_dialog(messages: Sequence[Message]) -> Any:
-  """Messages as a `dialog.Conversation`.
+def images_of(content: Any) -> list[Any]:
+  """The images of a message, in order; None where one is given elsewhere.
 
-  Raises:
-    ImportError: If the package `dialog` is not installed.
+  Args:
+    content: Text, or parts of it.
   """
-  try:
-    import dialog
-  except ImportError as e:
-    raise ImportError(
-      'A dialog.Conversation needs the package dialog: pip install dialog. '
-      'ChatSampler.messages has the same without it.'
-    ) from e
-  kinds = {'system': dialog.System, 'user': dialog.User, 'model': dialog.Model}
-  return dialog.Conversation(
-    *(kinds[message['role']](message['content']) for message in messages)
-  )
+  _, parts = _of_message(0, {'role': 'user', 'content': content})
+  return [p.source for p in parts if is_image(p)]
 
 
-def turns_of(messages: Messages) -> list[Turn]:
-  """The turns of a conversation, from the user's first on.
+def is_image(part: Part) -> TypeGuard[Attachment]:
+  """Whether a part of a message is an image."""
+  return isinstance(part, Attachment) and part.media == Media.IMAGE
 
-  A system message becomes the beginning of the first.
+
+def said_in(messages: Messages) -> list[Said]:
+  """Who says what in a conversation.
 
   Args:
     messages: Dicts with role and content, or a `dialog.Conversation`.
 
   Raises:
-    ValueError: If roles do not alternate from `user` on, or if a part is of a
-      kind that these models have no tags for.
+    ValueError: If a part is of a kind that these models have no tags for.
   """
   if isinstance(messages, Conversation):
-    said = [(turn.ROLE, _of_chunks(turn.chunks)) for turn in messages.turns]
-  else:
-    said = [_of_message(i, message) for i, message in enumerate(messages)]
+    return [(turn.ROLE, _of_chunks(turn.chunks)) for turn in messages.turns]
+  return [_of_message(i, message) for i, message in enumerate(messages)]
+
+
+def turns_of(said: Sequence[Said]) -> list[Turn]:
+  """The turns of a conversation, from the user's first on.
+
+  A system message becomes the beginning of the first.
+
+  Args:
+    said: Who says what.
+
+  Raises:
+    ValueError: If roles do not alternate from `user` on.
+  """
   system: list[Part] = []
   if said and said[0][0] == 'system':
     system = [*said[0][1], '\n\n']
@@ -198,13 +226,28 @@ def _of_part(i: int, part: Any) -> Part:
   if kind == 'text' and isinstance(part.get('text'), str):
     return part['text']
   if kind == 'image':
-    return Media.IMAGE
+    return Attachment(Media.IMAGE, _source(i, part))
   if kind == 'audio':
-    return Media.AUDIO
+    return Attachment(Media.AUDIO)
   raise ValueError(
     f'Message {i} has a part {_short(part)} of type {kind!r}. Parts are '
-    "{'type': 'text', 'text': ...}, {'type': 'image'} and {'type': 'audio'}."
+    "{'type': 'text', 'text': ...}, {'type': 'image', 'image': ...} and "
+    "{'type': 'audio'}."
   )
+
+
+def _source(i: int, part: Mapping[str, Any]) -> Any:
+  """The image of a part, under any of the keys that chat formats have."""
+  found = [key for key in _SOURCES if part.get(key) is not None]
+  if len(found) > 1:
+    raise ValueError(
+      f'Message {i} has an image part with {" and ".join(found)}. Give the '
+      'image once.'
+    )
+  if not found:
+    return None
+  source = part[found[0]]
+  return f'data:;base64,{source}' if found == ['base64'] else source
 
 
 def _of_chunks(chunks: Sequence[Any]) -> list[Part]:
@@ -215,9 +258,9 @@ def _of_chunks(chunks: Sequence[Any]) -> list[Part]:
       case 'Text':
         parts.append(chunk.text)
       case 'Image':
-        parts.append(Media.IMAGE)
+        parts.append(Attachment(Media.IMAGE, _data_of(chunk)))
       case 'Audio':
-        parts.append(Media.AUDIO)
+        parts.append(Attachment(Media.AUDIO))
       case 'Thought':
         thought = _of_chunks(chunk.chunks)
         parts += ['<start_receiver>thought\n', *thought, '<end_receiver>']
@@ -227,6 +270,21 @@ def _of_chunks(chunks: Sequence[Any]) -> list[Part]:
           f'models have no tags: they know {", ".join(_KINDS)}.'
         )
   return parts
+
+
+def _data_of(chunk: Any) -> Any:
+  """What an `Image` of `dialog` was made from; None if that is missing."""
+  match chunk.data:
+    case np.ndarray():
+      return chunk.data
+    case object(path=path):
+      return os.fspath(path)
+    case object(url=url):
+      return url  # Which is not fetched: an error says so.
+    case object(data=data):
+      return data
+    case _:
+      return None
 
 
 def _kind(chunk: Any) -> str | None:

@@ -1,9 +1,9 @@
 """The decode core: prompts into the cache, tokens out of it.
 
-Axes: B batch, L length, C one chunk of L, V vocab, M max_out_length.
+Axes: B batch, C one chunk of a prompt, N images of it, S soft tokens of an
+image, D model, V vocab, M max_out_length.
 """
 
-from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 from typing import Any
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Bool
+from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import UInt32
@@ -22,6 +23,9 @@ from gemma.gm.nn import _cache
 from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.nn import _weights
+from gemma.gm.text import _album
+from gemma.gm.text import _chunks
+from gemma.gm.text import _images
 from gemma.gm.text import _speculative
 from gemma.gm.text import _state
 from gemma.gm.text import _step
@@ -32,9 +36,10 @@ PAD = _state.PAD
 def prefill(
   model: _transformer.Transformer,
   params: _step.Params,
-  tokens: Int[np.ndarray, 'B L'],
+  rows: Sequence[Sequence[int]],
   cache: _cache.KVCache,
   *,
+  album: _album.Album,
   buckets: Sequence[int] | None,
   sharding: Any = None,
 ) -> tuple[_cache.KVCache, _step.Prediction]:
@@ -43,23 +48,26 @@ def prefill(
   Args:
     model: The model.
     params: Its parameters.
-    tokens: Prompts, padded on the right.
+    rows: Prompts.
     cache: The cache; its buffers are reused.
+    album: The images of the prompts.
     buckets: Sizes of a chunk; None for one chunk of any length.
     sharding: Where the prompts lie.
 
   Returns:
     The cache, and the prediction behind each row's last token.
   """
-  rows, config = tokens.shape[0], model.config
+  config = model.config
   dtype = _weights.dtype_of(params)
   ahead = _step.Prediction(
-    logits=jnp.zeros((rows, config.num_embed)),
-    hidden_states=jnp.zeros((rows, config.embed_dim), dtype),
+    logits=jnp.zeros((len(rows), config.num_embed)),
+    hidden_states=jnp.zeros((len(rows), config.embed_dim), dtype),
   )
-  for chunk in _chunks(tokens, buckets):
-    placed = _place.place(chunk, sharding)
-    cache, ahead = _prefill_chunk(model, params, placed, cache, ahead)
+  for chunk in _chunks.cut(rows, buckets, _images.soft_tokens_of(model)):
+    soft = album.soft_tokens_of(chunk, model, params)
+    soft = None if soft is None else _place.place(soft, sharding)
+    tokens = _place.place(chunk.tokens, sharding)
+    cache, ahead = _prefill_chunk(model, params, tokens, soft, cache, ahead)
   return cache, ahead
 
 
@@ -159,23 +167,6 @@ def _fold(key: Key[Array, ''], folds: UInt32[Array, 'B 2']) -> Key[Array, 'B']:
   return jax.vmap(lambda x: fold(fold(key, x[0]), x[1]))(folds)
 
 
-def _chunks(
-  tokens: Int[np.ndarray, 'B L'], buckets: Sequence[int] | None
-) -> Iterator[Int[np.ndarray, 'B C']]:
-  """Cuts prompts in chunks of few sizes, at most half of each of them empty."""
-  begin, length = 0, tokens.shape[1]
-  sizes = sorted(buckets) if buckets else [length]
-  while begin < length:
-    rest = length - begin
-    fitting = [
-      size for size in sizes if rest <= size <= max(2 * rest, sizes[0])
-    ]
-    size = fitting[0] if fitting else max(s for s in sizes if s <= rest)
-    chunk = tokens[:, begin : begin + size]
-    yield np.pad(chunk, [(0, 0), (0, size - chunk.shape[1])])
-    begin += size
-
-
 @functools.partial(
   jax.jit, static_argnums=0, donate_argnames=('cache', 'ahead')
 )
@@ -183,10 +174,11 @@ def _prefill_chunk(
   model: _transformer.Transformer,
   params: _step.Params,
   chunk: Int[Array, 'B C'],
+  soft_tokens: Float[Array, 'B N S D'] | None,
   cache: _cache.KVCache,
   ahead: _step.Prediction,
 ) -> tuple[_cache.KVCache, _step.Prediction]:
-  cache, new = _step.forward(model, params, chunk, cache)
+  cache, new = _step.forward(model, params, chunk, cache, soft_tokens)
   ended = jnp.all(chunk == PAD, axis=1, keepdims=True)
   ahead = jax.tree.map(lambda old, x: jnp.where(ended, old, x), ahead, new)
   return cache, ahead

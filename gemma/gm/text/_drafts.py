@@ -33,7 +33,8 @@ class DraftModel:
 
   The model checks all guesses in one pass, and keeps those that it would have
   sampled itself, so that the answer has the same distribution
-  (https://arxiv.org/abs/2211.17192).
+  (https://arxiv.org/abs/2211.17192). A model that does not see may write ahead
+  for one that does: its guesses are then those from the text alone.
 
   Attributes:
     model: The smaller model.
@@ -79,6 +80,16 @@ def drafter(draft: Draft | None) -> Drafter | None:
 def free(model: _transformer.Transformer) -> _transformer.Transformer:
   """The model, free to return what is asked of it."""
   return model.clone(return_last_only=None)
+
+
+def sees_the_same(
+  draft: _transformer.Transformer, model: _transformer.Transformer
+) -> bool:
+  """Whether images have the same number of soft tokens in both models."""
+  mine, other = draft.config.vision_encoder, model.config.vision_encoder
+  if mine is None or other is None:
+    return mine is other
+  return mine.num_mm_tokens_per_image == other.num_mm_tokens_per_image
 
 
 def check(draft: Draft | None, model: _transformer.Transformer) -> None:

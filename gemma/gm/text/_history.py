@@ -8,7 +8,12 @@ import pathlib
 import tempfile
 from typing import Any
 
+import numpy as np
+
+from gemma.gm.nn import _transformer
+from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
+from gemma.gm.text import _images
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
 
@@ -20,13 +25,16 @@ class Turn:
   Attributes:
     role: `user` or `model`.
     content: Text, or parts of a message.
-    ids: Its tokens. Those of the user open a turn for the model; those of the
-      model have no end tag, which the next turn brings along.
+    ids: Its tokens, one for each image. Those of the user open a turn for the
+      model; those of the model have no end tag, which the next turn brings
+      along.
+    images: Its images, as the model gets to see them.
   """
 
   role: str
   content: Any
   ids: tuple[int, ...]
+  images: tuple[np.ndarray, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,37 +43,44 @@ class History:
 
   Attributes:
     tokenizer: The vocabulary.
+    model: Who sees the images.
     turns: What was said.
     system: The system message, which the first user turn begins with.
   """
 
   tokenizer: _tokenizer.Tokenizer
+  model: _transformer.Transformer
   turns: tuple[Turn, ...] = ()
   system: str | None = None
 
-  def extend(self, prompt: Any) -> 'History':
+  def extend(self, prompt: Any, images: Any = None) -> 'History':
     """With more turns.
 
     Args:
       prompt: What the user says; or messages, as dicts with `role` and
         `content`, or a `dialog.Conversation`. A turn of the model may have its
         exact `token_ids`.
+      images: Of the prompt, beside those that messages have in them.
 
     Raises:
-      ValueError: If the prompt is empty, or roles do not alternate.
+      ValueError: If the prompt is empty, if roles do not alternate, or if an
+        image has no place, or a place no image.
       TypeError: If it is of no such form.
     """
+    if images is not None:
+      _images.check_sees(self.model)
+    (given,) = _images.by_prompt(images, 1, batched=False).rows
     if isinstance(prompt, str):
       prompt = [{'role': 'user', 'content': prompt}]
     history = self
-    for message in _conversation.as_messages(prompt):
+    for message in _attach.fill(_conversation.as_messages(prompt), given):
       history = history._say(message)
     return history
 
   def _say(self, message: _conversation.Message) -> 'History':
     role, content = message['role'], message['content']
     if role == 'system' and not self.turns and self.system is None:
-      return dataclasses.replace(self, system=content)
+      return dataclasses.replace(self, system=_attach.kept(content))
     expected = ('user', 'model')[len(self.turns) % 2]
     if _conversation.ROLES.get(role) != expected:
       raise ValueError(
@@ -98,6 +113,27 @@ class History:
       ids += turn.ids
     return ids
 
+  @property
+  def images(self) -> list[np.ndarray]:
+    """Every image, as the model gets to see it."""
+    return [image for turn in self.turns for image in turn.images]
+
+  @property
+  def length(self) -> int:
+    """Tokens of the conversation, those of images included."""
+    ids = self.model.config.image_tokens
+    image = len(ids.around(_images.soft_tokens_of(self.model)))
+    return len(self.ids) + len(self.images) * (image - 1)
+
+  def images_in(self, ids: Sequence[int]) -> list[np.ndarray]:
+    """The images of the newest tokens, which have one for each of them."""
+    special = self.tokenizer.special_tokens.__members__
+    images = self.images
+    if not images:
+      return []
+    count = ids.count(special['IMAGE_PLACEHOLDER'])
+    return images[len(images) - count :]
+
   def between(self) -> list[int]:
     """What stands between an answer and the next prompt."""
     end = self.tokenizer.special_tokens.END_OF_TURN
@@ -111,7 +147,21 @@ class History:
     first = not self.turns and self.system is not None
     system = [{'role': 'system', 'content': self.system}] if first else []
     ids = _template.encode_chat(self.tokenizer, [*system, message])
-    return self._with(Turn('user', content, tuple(ids[1:])))
+    sources = [
+      source
+      for said in (*system, message)
+      for source in _conversation.images_of(said['content'])
+    ]
+    if sources:
+      _images.check_sees(self.model)
+    own = sum(source is not None for source in sources)
+    if own < len(sources):
+      raise _images.count_error(own, len(sources), f'turn {len(self.turns)}')
+    where = f'turn {len(self.turns)} of the conversation'
+    images = _images.Reader(self.model).pixels(sources, where)
+    return self._with(
+      Turn('user', _attach.kept(content), tuple(ids[1:]), tuple(images))
+    )
 
   def answer(self, content: Any, ids: Sequence[int] | None) -> 'History':
     """With one more turn of the model; its end tag is left out."""
@@ -133,7 +183,12 @@ class History:
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the conversation as JSON, all of it or nothing."""
     file = pathlib.Path(path)
-    text = json.dumps({'messages': self.messages}, ensure_ascii=False, indent=1)
+    text = json.dumps(
+      {'messages': self.messages},
+      ensure_ascii=False,
+      indent=1,
+      default=_attach.as_json,
+    )
     with tempfile.NamedTemporaryFile(
       'w', dir=file.parent, delete=False, encoding='utf-8'
     ) as out:
@@ -144,10 +199,12 @@ class History:
     return dataclasses.replace(self, turns=(*self.turns, turn))
 
 
-def read(
-  path: str | os.PathLike[str], tokenizer: _tokenizer.Tokenizer
-) -> History:
+def read(path: str | os.PathLike[str], empty: History) -> History:
   """The conversation that `History.save` wrote.
+
+  Args:
+    path: The file.
+    empty: A conversation in which nothing was said.
 
   Raises:
     ValueError: If the file is not such a conversation.
@@ -160,4 +217,4 @@ def read(
       f'{path} is not a saved conversation: {e!r}. Give a file that '
       'ChatSampler.save wrote.'
     ) from e
-  return History(tokenizer).extend(messages)
+  return empty.extend(messages)

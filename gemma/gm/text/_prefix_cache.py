@@ -146,10 +146,18 @@ class PrefixCache:
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-  """Tokens with which all rows begin."""
+  """Tokens with which all rows begin, and no part of an image behind them."""
   n = 0
   for column in zip(*rows, strict=False):
     if any(token != column[0] for token in column):
       break
     n += 1
+  # Ids of two images may begin alike, by chance.
+  while n and rows[0][n - 1] < 0 and any(_goes_on(row, n) for row in rows):
+    n -= 1
   return n
+
+
+def _goes_on(row: Sequence[int], n: int) -> bool:
+  """Whether an image is on both sides of a place."""
+  return n < len(row) and row[n - 1] < 0 and row[n] < 0

@@ -1,4 +1,4 @@
-"""Prompts of every form to rows of token ids."""
+"""Prompts of every form to rows of token ids, with room for their images."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,9 +8,13 @@ import jax
 import numpy as np
 
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _album
+from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
+from gemma.gm.text import _images
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
+from gemma.gm.vision import _expand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,20 +22,23 @@ class Prompts:
   """The rows of one call.
 
   Attributes:
-    rows: Token ids of each prompt, without padding.
+    rows: Token ids of each prompt, without padding; see `_album` for images.
     batched: Whether the caller gave several; otherwise results are unpacked.
+    album: The images.
   """
 
   rows: list[list[int]]
   batched: bool
+  album: _album.Album
 
 
 def encode(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
   *,
+  model: _transformer.Transformer,
+  images: Any = None,
   add_bos: bool,
-  num_embed: int,
   allow_special: bool,
 ) -> Prompts:
   """Token ids of a prompt, or of several.
@@ -40,34 +47,40 @@ def encode(
     tokenizer: The vocabulary.
     prompt: A string, taken verbatim; a list of ids, or a 1-d array of them; a
       conversation, as a list of dicts; or a list or array of these.
+    model: Whose table the ids are in, and which sees the images.
+    images: See `_images.by_prompt`.
     add_bos: Whether strings begin with `<bos>`. Ids are taken as they are, and
       conversations bring it along.
-    num_embed: Rows of the model's table.
     allow_special: Whether tags in strings become control tokens.
 
   Raises:
-    ValueError: If a prompt is empty, or has an id outside of the table.
+    ValueError: If a prompt is empty, has an id outside of the table, or has not
+      as many places for images as there are.
     TypeError: If a prompt is none of these.
   """
+  if images is not None:
+    _images.check_sees(model)
   if isinstance(prompt, np.ndarray | jax.Array):
     prompt = np.asarray(prompt).tolist()
   batched = not _is_single(prompt)
   prompts = prompt if batched else [prompt]
   if not prompts:
     raise ValueError('The list of prompts is empty. Give at least one.')
-  rows = [
-    _encode_one(tokenizer, p, add_bos=add_bos, allow_special=allow_special)
-    for p in prompts
+  given = _images.by_prompt(images, len(prompts), batched=batched)
+  both = [
+    _encode_one(
+      tokenizer, p, own, model, add_bos=add_bos, allow_special=allow_special
+    )
+    for p, own in zip(prompts, given.rows, strict=True)
   ]
-  for i, (row, given) in enumerate(zip(rows, prompts, strict=True)):
-    _check(row, given, where=f'Prompt {i}' if batched else 'The prompt')
-    bad = [token for token in row if not 0 < token < num_embed]
-    if bad:
-      raise ValueError(
-        f'Token id {bad[0]} in prompt {i} is not between 1 and '
-        f'{num_embed - 1}, the rows of the table (0 is padding).'
-      )
-  return Prompts(rows=rows, batched=batched)
+  rows = [row for row, _ in both]
+  for i, (row, asked) in enumerate(zip(rows, prompts, strict=True)):
+    _check(row, asked, model.config.num_embed, i, batched=batched)
+  sources = [sources for _, sources in both]
+  if given.padded:
+    sources = _without_padding(rows, sources, model)
+  rows, album = _with_room(rows, sources, model, batched=batched)
+  return Prompts(rows=rows, batched=batched, album=album)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -76,6 +89,27 @@ def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
   for i, row in enumerate(rows):
     out[i, : len(row)] = row
   return out
+
+
+def collapse(
+  row: Sequence[int], model: _transformer.Transformer
+) -> tuple[list[int], list[int]]:
+  """A row with one token for each image, and where each token was in it.
+
+  An image is where its first soft token was.
+  """
+  ids = model.config.image_tokens
+  tokens: list[int] = []
+  places: list[int] = []
+  behind = 0
+  for place, token in enumerate(row):
+    if token < 0 and place >= behind:  # Two tokens are on either side of it.
+      tokens[-2:], places[-2:] = [ids.start], [place]
+      behind = place + _images.soft_tokens_of(model) + 2
+    elif place >= behind:
+      tokens.append(token)
+      places.append(place)
+  return tokens, places
 
 
 def _is_single(prompt: Any) -> bool:
@@ -94,20 +128,89 @@ def _is_single(prompt: Any) -> bool:
 def _encode_one(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
+  images: list[Any],
+  model: _transformer.Transformer,
   *,
   add_bos: bool,
   allow_special: bool,
-) -> list[int]:
+) -> tuple[list[int], list[Any]]:
+  """Token ids with one for each image, and the images."""
   if isinstance(prompt, str):
-    return tokenizer.encode(
-      prompt, add_bos=add_bos, allow_special=allow_special
-    )
+    if images and not allow_special:  # The one tag that means something then.
+      ids = _attach.encode_text(tokenizer, prompt)
+      return [tokenizer.special_tokens.BOS] * add_bos + ids, images
+    ids = tokenizer.encode(prompt, add_bos=add_bos, allow_special=allow_special)
+    return ids, images
   if _conversation.is_conversation(prompt):
-    return _template.encode_chat(tokenizer, prompt)
+    said = _attach.with_images(prompt, images)
+    ids = _template.encode_turns(
+      tokenizer,
+      _conversation.turns_of(said),
+      leave_open=isinstance(prompt, _conversation.Conversation),
+    )
+    parts = [part for _, parts in said for part in parts]
+    own = [p.source for p in parts if _conversation.is_image(p)]
+    if own:
+      _images.check_sees(model)
+    return ids, [source for source in own if source is not None]
   # Padding around ids is what a batch as one array has.
-  return np.trim_zeros(np.asarray(prompt, np.int32)).tolist()
+  return np.trim_zeros(np.asarray(prompt, np.int32)).tolist(), images
 
 
-def _check(row: list[int], given: Any, where: str) -> None:
+def _check(
+  row: list[int], given: Any, size: int, i: int, *, batched: bool
+) -> None:
   if not row or given == '':
+    where = f'Prompt {i}' if batched else 'The prompt'
     raise ValueError(f'{where} is empty. Give at least one token of text.')
+  bad = [token for token in row if not 0 < token < size]
+  if bad:
+    raise ValueError(
+      f'Token id {bad[0]} in prompt {i} is not between 1 and {size - 1}, the '
+      'rows of the table (0 is padding).'
+    )
+
+
+def _without_padding(
+  rows: list[list[int]],
+  sources: list[list[Any]],
+  model: _transformer.Transformer,
+) -> list[list[Any]]:
+  """Images of each row where all are one array, which cannot be ragged."""
+  counts = [row.count(model.config.image_tokens.start) for row in rows]
+  if max(counts) != len(sources[0]):  # Else an error says what is wrong.
+    return sources
+  both = zip(sources, counts, strict=True)
+  return [images[:count] for images, count in both]
+
+
+def _with_room(
+  rows: list[list[int]],
+  sources: list[list[Any]],
+  model: _transformer.Transformer,
+  *,
+  batched: bool,
+) -> tuple[list[list[int]], _album.Album]:
+  """Rows in which images have all their tokens, and the images."""
+  sees = model.config.vision_encoder is not None
+  ids, read = model.config.image_tokens, _images.Reader(model)
+  out = []
+  for i, (row, own) in enumerate(zip(rows, sources, strict=True)):
+    where = f'prompt {i}' if batched else 'the prompt'
+    places = row.count(ids.start) if sees else 0
+    if len(own) != places:
+      _images.check_sees(model)
+      raise _images.count_error(len(own), places, where)
+    out.append(_expanded(row, read(own, where=where), ids) if own else row)
+  return out, _album.Album(read.album)
+
+
+def _expanded(
+  row: Sequence[int], soft: Sequence[_album.Ids], ids: _expand.ImageTokens
+) -> list[int]:
+  rest = iter(soft)
+  return [
+    new
+    for token in row
+    for new in (ids.block(next(rest)) if token == ids.start else (token,))
+  ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.text import _album
 from gemma.gm.text import _grammar
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
@@ -55,6 +56,7 @@ class Request:
     hidden_states: Whether to record hidden states.
     logits_mask: A user's function, see `Program`.
     guides: What holds each row to a schema; empty without one.
+    album: Images of the prompts, and of what they follow.
     sharding: Where the batch lies.
   """
 
@@ -69,7 +71,13 @@ class Request:
   hidden_states: bool = False
   logits_mask: _step.LogitsMask | None = None
   guides: Sequence[Guide] = ()
+  album: _album.Album = dataclasses.field(default_factory=_album.Album)
   sharding: Any = None
+
+  @property
+  def images(self) -> tuple[np.ndarray, ...]:
+    """The images, for a state that goes on from here."""
+    return tuple(self.album.images.values())
 
   def take(self, index: Sequence[int]) -> 'Request':
     """The same for some of the rows."""

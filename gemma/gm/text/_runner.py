@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _transformer
-from gemma.gm.nn import _weights
+from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
+from gemma.gm.text import _filler
 from gemma.gm.text import _prefix_cache
-from gemma.gm.text import _prompt
 from gemma.gm.text import _request
 from gemma.gm.text import _settings
 from gemma.gm.text import _state
@@ -27,7 +27,6 @@ PAD = _state.PAD
 OnFull = Literal['error', 'stop', 'roll']
 
 _CAPACITY = 512  # The smallest cache; it grows by doubling.
-_SHARED = 32  # A common prefix is kept from so many new tokens on.
 _ANSWER = 256  # Tokens of an answer that the first cache has room for.
 # A stream looks at the device about this often, in seconds.
 _STREAM_INTERVAL = 0.05
@@ -88,22 +87,19 @@ class Runner:
     Raises:
       ValueError: If a prompt does not fit.
     """
-    if self.prefix_cache is not None:
-      self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
+    filler = self._filler(request)
     contexts, dropped = self.fitting(_request.contexts(request, last_state))
     room = max(map(len, contexts)) + min(max(request.limits), _ANSWER)
     capacity = max(capacity, self.capacity(min(room, self.cache_length)))
     if last_state is None or any(dropped) or not self._fits(last_state):
-      caches, known = self._known(contexts, capacity, request.sharding)
+      caches, known = filler.known(contexts, capacity, most=self.cache_length)
     else:
       known = np.asarray(last_state.cache.length).tolist()
       kept = _prefix_cache.Caches(last_state.cache, last_state.draft_cache)
       capacity = max(capacity, kept.model.cache_length)
       caches = jax.tree.map(jnp.copy, kept).grow(capacity)
-    caches, ahead = self._fill(
-      caches,
-      [row[n:] for row, n in zip(contexts, known, strict=True)],
-      request.sharding,
+    caches, ahead = filler.fill(
+      caches, [row[n:] for row, n in zip(contexts, known, strict=True)]
     )
     if self.prefix_cache is not None and len(contexts) == 1:
       self.prefix_cache.store(contexts[0], caches)
@@ -183,23 +179,21 @@ class Runner:
         f'{int(state.count[row])} sampled ones. Raise cache_length, lower '
         "max_new_tokens, or choose on_full='stop' or 'roll'."
       )
-    return self._roll(state, stuck)
+    return self._roll(state, stuck, request)
 
   def warmup(self, request: _request.Request, max_length: int) -> None:
     """Runs every shape up to a length once.
 
     Args:
-      request: Prompts of one token.
+      request: Prompts of one token; with an image beside them, what prompts
+        with images need is compiled too.
       max_length: Tokens of a row.
     """
-    rows = len(request.rows)
+    rows, filler = len(request.rows), self._filler(request)
     capacity, last = 0, self.capacity(max_length)
     while capacity < last:
       capacity = self.capacity(capacity + 1)
-      for size in self.buckets or ():
-        nothing = np.zeros((rows, size), np.int32)
-        caches = self._empty(rows, capacity, request.sharding)
-        self._prefill(caches, nothing, request.sharding)
+      filler.warm_up(rows, capacity)
       state, _ = self.begin(request, capacity=capacity)
       self.advance(state, request, 1)
 
@@ -251,20 +245,48 @@ class Runner:
     )
 
   def _cut(self, context: list[int]) -> list[int]:
-    """A context without its middle: the first token, and the newest half."""
-    keep = max(1, self.cache_length // 2)
-    return context[:1] + context[-keep:][: len(context) - 1]
+    """A context without its middle: the first token, and the newest half.
+
+    Of an image in the middle, nothing is kept.
+    """
+    begin = max(1, len(context) - max(1, self.cache_length // 2))
+    begin = _album.outside(context, begin)
+    if begin == len(context):
+      raise ValueError(
+        f'The context ends with an image, and of its {len(context)} tokens the '
+        f'cache of {self.cache_length} keeps the newest half when it rolls. '
+        'Raise cache_length to twice the tokens of an image.'
+      )
+    return context[:1] + context[begin:]
+
+  def _filler(self, request: _request.Request) -> _filler.Filler:
+    """What puts the prompts of a request into caches."""
+    if self.prefix_cache is not None:
+      self.prefix_cache.bind(self.draft, *jax.tree.leaves(self.params))
+    return _filler.Filler(
+      model=self.model,
+      params=self.params,
+      album=request.album,
+      buckets=self.buckets,
+      draft=self.draft,
+      prefix_cache=self.prefix_cache,
+      sharding=request.sharding,
+    )
 
   def _roll(
-    self, state: _state.SamplingState, stuck: np.ndarray
+    self,
+    state: _state.SamplingState,
+    stuck: np.ndarray,
+    request: _request.Request,
   ) -> _state.SamplingState:
     """Drops the oldest tokens of full rows, and computes the others anew."""
     contexts = state.contexts()
+    filler = dataclasses.replace(self._filler(request), sharding=None)
     for row in stuck.tolist():
       kept = self._cut(contexts[row])
       # The newest token is sampled, but not in the cache.
-      caches, _ = self._fill(
-        self._empty(1, state.cache.cache_length), [kept[:-1]], None
+      caches, _ = filler.fill(
+        filler.empty(1, state.cache.cache_length), [kept[:-1]]
       )
       lost = len(contexts[row]) - len(kept)
       old = _state.take_rows(state, [row])
@@ -276,75 +298,6 @@ class Runner:
       )
       state = _state.put_rows(state, [row], new)
     return state
-
-  def _empty(
-    self, rows: int, capacity: int, sharding: Any = None
-  ) -> _prefix_cache.Caches:
-    """Caches without a token."""
-
-    def empty(model: Any, params: Any) -> Any:
-      return model.init_cache(
-        batch_size=rows,
-        dtype=_weights.dtype_of(params),
-        cache_length=capacity,
-        lookahead=self.draft.num_tokens if self.draft else 0,
-        sharding=sharding,
-      )
-
-    cache = empty(self.model, self.params)
-    if not isinstance(self.draft, _drafts.DraftModel):
-      return _prefix_cache.Caches(cache)
-    draft = empty(self.draft.model, self.draft.params)
-    return _prefix_cache.Caches(cache, draft)
-
-  def _known(
-    self, contexts: list[list[int]], capacity: int, sharding: Any
-  ) -> tuple[_prefix_cache.Caches, list[int]]:
-    """Caches that hold what the contexts share, if prompts are kept."""
-    rows = len(contexts)
-    if self.prefix_cache is None:
-      return self._empty(rows, capacity, sharding), [0] * rows
-    # The last token is always computed: what follows is predicted from it.
-    shared = _prefix_cache.common_prefix(contexts)
-    shared = min(shared, min(map(len, contexts)) - 1)
-    first = contexts[0][:shared]
-    known, caches, common = self.prefix_cache.find(
-      first, most=self.cache_length
-    )
-    if caches is None:
-      caches = self._empty(1, capacity, sharding)
-    capacity = max(capacity, caches.model.cache_length)
-    caches = _state.take_rows(caches.grow(capacity), [0])  # To be filled.
-    # What others begin with too is kept on its own.
-    wanted = common if rows == 1 else shared
-    if wanted - known >= _SHARED:
-      caches, _ = self._fill(caches, [first[known:wanted]], sharding)
-      self.prefix_cache.store(first[:wanted], caches)
-      known = wanted
-    return _state.take_rows(caches, [0] * rows), [known] * rows
-
-  def _fill(
-    self,
-    caches: _prefix_cache.Caches,
-    rows: list[list[int]],
-    sharding: Any,
-  ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
-    """Feeds tokens to the model, and to the draft model if there is one."""
-    return self._prefill(caches, _prompt.pad(rows), sharding)
-
-  def _prefill(
-    self, caches: _prefix_cache.Caches, tokens: np.ndarray, sharding: Any
-  ) -> tuple[_prefix_cache.Caches, _step.Prediction]:
-    options = {'buckets': self.buckets, 'sharding': sharding}
-    cache, ahead = _decode.prefill(
-      self.model, self.params, tokens, caches.model, **options
-    )
-    draft = caches.draft
-    if draft is not None:
-      assert isinstance(self.draft, _drafts.DraftModel)
-      model, params = _drafts.free(self.draft.model), self.draft.params
-      draft, _ = _decode.prefill(model, params, tokens, draft, **options)
-    return _prefix_cache.Caches(cache, draft), ahead
 
   def _new_state(
     self,

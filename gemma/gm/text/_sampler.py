@@ -14,8 +14,10 @@ import numpy as np
 
 from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
+from gemma.gm.text import _images
 from gemma.gm.text import _output
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
@@ -133,7 +135,13 @@ class Sampler:
     Args:
       prompt: A string; a list of ids; a conversation, as a list of dicts with
         `role` and `content`; or a list or array of these.
-      images: For models with a vision encoder.
+      images: What `<start_of_image>` in the prompt stands for, one image each:
+        an image, a list of them, or an array `N H W C`. For a list of prompts,
+        a list with such an entry or None for each, or an array `B H W C` or
+        `B N H W C`. An image is anything that `gm.vision.read_image` takes. The
+        messages of a conversation may have their images in them instead
+        (`{'type': 'image', 'image': ...}`); of those that are given here and
+        have no place in a conversation, it begins with them.
       max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
         has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
@@ -151,7 +159,7 @@ class Sampler:
         or `Lark`. The text then comes without an end tag.
       logits_mask: A function from a row's tokens, `int32[S]`, and their number
         to the tokens that may come next, `bool[V]`. It is compiled in. A row
-        for which it leaves nothing ends.
+        for which it leaves nothing ends. Tokens of images are negative.
       logprobs: Record the log-probability of each token, and of so many likely
         ones. They are the model's own, whatever the sampling method.
       return_hidden_states: Record the state that each token came from.
@@ -162,19 +170,16 @@ class Sampler:
 
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
-        id outside of the table, or arguments do not go together.
+        id outside of the table, if images and their places differ in number,
+        if the model does not see, or arguments do not go together. Images that
+        cannot be read raise as `gm.vision.read_image` does, with a note on
+        which one it is.
     """
-    _check_images(images, self.model)
     _request.check_logprobs(logprobs, self.model.config.num_embed)
-    prompts = _prompt.encode(
-      self.codec,
-      prompt,
-      add_bos=last_state is None,
-      num_embed=self.model.config.num_embed,
-      allow_special=self.allow_special,
-    )
+    prompts = self._encoded(prompt, images, add_bos=last_state is None)
     request = self._new_request(
       prompts.rows,
+      album=prompts.album | self._album(last_state),
       limits=_request.limits_of(
         max_new_tokens, len(prompts.rows), most=self.max_out_length
       ),
@@ -215,7 +220,7 @@ class Sampler:
       yield part
 
   def score(
-    self, texts: Any, *, chunk_length: int = 256
+    self, texts: Any, *, images: Any = None, chunk_length: int = 256
   ) -> _scoring.Score | list[_scoring.Score]:
     """How likely the model finds texts, token by token.
 
@@ -223,14 +228,15 @@ class Sampler:
 
     Args:
       texts: As the prompts of `sample`.
+      images: As those of `sample`. They are seen, but not scored.
       chunk_length: Tokens that go through the model at a time.
 
     Returns:
       A `Score`, or a list for a batch.
     """
-    prompts = self._encoded(texts)
+    prompts = self._encoded(texts, images)
     scores = _scoring.score(
-      self._model, self.params, prompts.rows, chunk_length=chunk_length
+      self._model, self.params, prompts, chunk_length=chunk_length
     )
     return scores if prompts.batched else scores[0]
 
@@ -238,6 +244,7 @@ class Sampler:
     self,
     texts: Any,
     *,
+    images: Any = None,
     pooling: _scoring.Pooling = 'mean',
     normalize: bool = True,
     chunk_length: int = 256,
@@ -246,18 +253,19 @@ class Sampler:
 
     Args:
       texts: As the prompts of `sample`.
-      pooling: `mean` over the tokens, or the `last` one.
+      images: As those of `sample`.
+      pooling: `mean` over the tokens, those of images too, or the `last` one.
       normalize: Whether vectors have length 1.
       chunk_length: Tokens that go through the model at a time.
 
     Returns:
       `float32[D]`, or `float32[B, D]` for a batch.
     """
-    prompts = self._encoded(texts)
+    prompts = self._encoded(texts, images)
     out = _scoring.embed(
       self._model,
       self.params,
-      prompts.rows,
+      prompts,
       pooling=pooling,
       normalize=normalize,
       chunk_length=chunk_length,
@@ -265,7 +273,11 @@ class Sampler:
     return out if prompts.batched else out[0]
 
   def warmup(
-    self, *, batch_size: int = 1, max_length: int | None = None
+    self,
+    *,
+    batch_size: int = 1,
+    max_length: int | None = None,
+    images: bool = False,
   ) -> None:
     """Compiles all shapes, so that no later call has to.
 
@@ -273,12 +285,21 @@ class Sampler:
       batch_size: Prompts of the calls to come.
       max_length: Tokens that they and their answers have at most; by default
         `cache_length`.
+      images: Whether they will have images.
+
+    Raises:
+      ValueError: If there will be images, and the model does not see.
     """
+    blank = []
+    if images:
+      size = _images.check_sees(self.model)
+      blank = [np.zeros((size, size, 3), np.uint8)]
     request = self._new_request(
       [[int(self.codec.special_tokens.BOS)]] * batch_size,
       limits=[self.max_out_length] * batch_size,
       sampling=self.sampling,
       key=_request.as_key(0),
+      album=_images.album_of(blank, self.model),
     )
     # Nothing of this is worth keeping.
     runner = dataclasses.replace(self._runner, prefix_cache=None)
@@ -314,14 +335,24 @@ class Sampler:
       prefix_cache=self.prefix_cache,
     )
 
-  def _encoded(self, texts: Any) -> _prompt.Prompts:
+  def _encoded(
+    self, texts: Any, images: Any, *, add_bos: bool = True
+  ) -> _prompt.Prompts:
     return _prompt.encode(
       self.codec,
       texts,
-      add_bos=True,
-      num_embed=self.model.config.num_embed,
+      model=self.model,
+      images=images,
+      add_bos=add_bos,
       allow_special=self.allow_special,
     )
+
+  def _album(self, state: _state.SamplingState | None) -> _album.Album:
+    """Images that a state has seen, should it have to be computed anew."""
+    if state is None or not state.images:
+      return _album.Album()
+    images = _images.album_of(state.images, self.model)
+    return images.within(state.contexts())
 
   def _new_request(
     self,
@@ -364,7 +395,8 @@ class Sampler:
     state, known = self._runner.begin(request, last_state)
     *_, state = self._runner.run(state, request, often=False)
     rows = range(len(request.rows))
-    return self._read(request, state, rows, rows, known), state
+    answers = self._read(request, state, rows, rows, known)
+    return answers, state.replace(images=request.images)
 
   def _parts(
     self,
@@ -375,7 +407,10 @@ class Sampler:
     batched: bool,
   ) -> Iterator[_output.SamplerOutput]:
     """The pieces of a stream, and behind them what is known at its end."""
-    states = self._runner.run(state, request, often=True)
+    states = (
+      state.replace(images=request.images)
+      for state in self._runner.run(state, request, often=True)
+    )
     keep_end = not request.guides
     for part in _stream.pieces(
       states, self.codec, batched=batched, keep_end=keep_end
@@ -422,17 +457,3 @@ class Sampler:
       cache_length=self.cache_length,
       keep_end=not request.guides,
     )
-
-
-def _check_images(images: Any, model: _transformer.Transformer) -> None:
-  if images is None:
-    return
-  name = type(model).__name__
-  if model.config.vision_encoder is None:
-    raise ValueError(
-      f'{name} does not support vision, but images were given. Leave them out.'
-    )
-  raise ValueError(
-    'Samplers take text only in this version, but images were given. Call the '
-    f'model itself: {name}().apply(..., tokens, images=images).'
-  )

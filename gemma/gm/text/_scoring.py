@@ -1,6 +1,7 @@
 """What a model thinks of texts that are there already.
 
-Axes: B batch, L length, C one chunk of L, c a slice of C, V vocab, D model.
+Axes: B batch, C one chunk of a text, c a slice of C, N images of it, S soft
+tokens of an image, V vocab, D model.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ import numpy as np
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _transformer
 from gemma.gm.nn import _weights
+from gemma.gm.text import _chunks
+from gemma.gm.text import _images
 from gemma.gm.text import _prompt
 from gemma.gm.text import _state
 
@@ -35,12 +38,15 @@ class Score:
   """How likely a model finds a text.
 
   Attributes:
-    token_ids: The tokens.
-    logprobs: Log-probability of each token but the first, given all before it.
+    token_ids: The tokens, with one for each image.
+    logprobs: Log-probability of each token but the first, given all before it;
+      0 of an image, which is not predicted.
+    num_images: Images among these.
   """
 
   token_ids: list[int]
   logprobs: list[float]
+  num_images: int = 0
 
   @property
   def total(self) -> float:
@@ -50,37 +56,56 @@ class Score:
   @property
   def perplexity(self) -> float:
     """`exp` of the mean negative log-probability."""
-    return float(np.exp(-self.total / max(1, len(self.logprobs))))
+    words = len(self.logprobs) - self.num_images
+    return float(np.exp(-self.total / max(1, words)))
 
 
 def score(
   model: _transformer.Transformer,
   params: Params,
-  rows: list[list[int]],
+  prompts: _prompt.Prompts,
   *,
   chunk_length: int,
 ) -> list[Score]:
   """Scores of texts; see `Sampler.score`."""
-  tokens = _prompt.pad(rows)
-  # The last token predicts nothing that is there.
-  targets = np.pad(tokens[:, 1:], [(0, 0), (0, 1)])
-  parts = []
-  for begin, hidden in _hidden_states(model, params, tokens, chunk_length):
-    ahead = targets[:, begin : begin + chunk_length]
-    short = hidden.shape[1] - ahead.shape[1]
-    ahead = np.pad(ahead, [(0, 0), (0, short)])
-    parts.append(np.asarray(_logprobs(model, params, hidden, ahead)))
-  logprobs = np.concatenate(parts, axis=1)
+  # The last token predicts nothing that is there, and an image is no word.
+  targets = [[*map(lambda i: max(i, 0), row[1:]), PAD] for row in prompts.rows]
+  found = [np.zeros(len(row)) for row in prompts.rows]
+  for chunk, hidden in _hidden_states(model, params, prompts, chunk_length):
+    size = chunk.tokens.shape[1]
+    ahead = _prompt.pad(
+      [
+        [*row[begin : begin + size], *[PAD] * size][:size]
+        for row, begin in zip(targets, chunk.begin, strict=True)
+      ]
+    )
+    logprobs = np.asarray(_logprobs(model, params, hidden, ahead))
+    for out, begin, new in zip(found, chunk.begin, logprobs, strict=True):
+      part = out[begin : begin + size]
+      part[:] = new[: len(part)]
   return [
-    Score(token_ids=row, logprobs=values[: len(row) - 1].tolist())
-    for row, values in zip(rows, logprobs, strict=True)
+    _score(row, values, model)
+    for row, values in zip(prompts.rows, found, strict=True)
   ]
+
+
+def _score(
+  row: list[int], logprobs: np.ndarray, model: _transformer.Transformer
+) -> Score:
+  """The score of a row from what each of its tokens says of the next."""
+  tokens, places = _prompt.collapse(row, model)
+  values = [
+    0.0 if row[place] < 0 else float(logprobs[place - 1])
+    for place in places[1:]
+  ]
+  images = sum(row[place] < 0 for place in places[1:])
+  return Score(token_ids=tokens, logprobs=values, num_images=images)
 
 
 def embed(
   model: _transformer.Transformer,
   params: Params,
-  rows: list[list[int]],
+  prompts: _prompt.Prompts,
   *,
   pooling: Pooling,
   normalize: bool,
@@ -89,14 +114,15 @@ def embed(
   """Vectors of texts; see `Sampler.embed`."""
   if pooling not in ('mean', 'last'):
     raise ValueError(f"pooling={pooling!r} is neither 'mean' nor 'last'.")
-  tokens = _prompt.pad(rows)
-  lengths = np.array([len(row) for row in rows])
+  rows = prompts.rows
+  lengths = np.array([len(row) for row in rows])[:, None]
   total = np.zeros((len(rows), model.config.embed_dim), np.float32)
-  for begin, hidden in _hidden_states(model, params, tokens, chunk_length):
-    place = begin + np.arange(hidden.shape[1])[None]
-    weights = (place < lengths[:, None]) / lengths[:, None]
+  for chunk, hidden in _hidden_states(model, params, prompts, chunk_length):
+    place = chunk.begin[:, None] + np.arange(hidden.shape[1])[None]
+    real = chunk.tokens != PAD
+    weights = real / lengths
     if pooling == 'last':
-      weights = place == lengths[:, None] - 1
+      weights = real & (place == lengths - 1)
     weights = jnp.asarray(weights, jnp.float32)
     total += np.asarray(
       jnp.einsum('BCD,BC->BD', hidden.astype(jnp.float32), weights)
@@ -109,24 +135,23 @@ def embed(
 def _hidden_states(
   model: _transformer.Transformer,
   params: Params,
-  tokens: Int[np.ndarray, 'B L'],
+  prompts: _prompt.Prompts,
   chunk_length: int,
-) -> Iterator[tuple[int, Float[Array, 'B C D']]]:
-  """The states after the final norm, chunk by chunk, and where each begins."""
+) -> Iterator[tuple[_chunks.Chunk, Float[Array, 'B C D']]]:
+  """Pieces of the texts, and the states after the final norm of each."""
   if chunk_length < 1:
     raise ValueError(f'chunk_length={chunk_length} must be at least 1.')
-  rows, length = tokens.shape
-  whole = length + -length % chunk_length
+  longest = max(map(len, prompts.rows))
   cache = model.init_cache(
-    batch_size=rows,
+    batch_size=len(prompts.rows),
     dtype=_weights.dtype_of(params),
-    cache_length=whole,
+    cache_length=longest + -longest % chunk_length,
   )
-  tokens = np.pad(tokens, [(0, 0), (0, whole - length)])
-  for begin in range(0, whole, chunk_length):
-    chunk = tokens[:, begin : begin + chunk_length]
-    cache, hidden = _next_hidden(model, params, chunk, cache)
-    yield begin, hidden
+  image = _images.soft_tokens_of(model)
+  for chunk in _chunks.cut(prompts.rows, [chunk_length], image):
+    soft = prompts.album.soft_tokens_of(chunk, model, params)
+    cache, hidden = _next_hidden(model, params, chunk.tokens, soft, cache)
+    yield chunk, hidden
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames='cache')
@@ -134,11 +159,16 @@ def _next_hidden(
   model: _transformer.Transformer,
   params: Params,
   chunk: Int[Array, 'B C'],
+  soft_tokens: Float[Array, 'B N S D'] | None,
   cache: _cache.KVCache,
 ) -> tuple[_cache.KVCache, Float[Array, 'B C D']]:
   # The compiler leaves out logits, as nobody reads them.
   out: Any = model.apply(
-    {'params': params}, chunk, cache=cache, return_hidden_states=True
+    {'params': params},
+    chunk,
+    soft_tokens=soft_tokens,
+    cache=cache,
+    return_hidden_states=True,
   )
   return out.cache, out.hidden_states
 

@@ -74,7 +74,9 @@ class Seen(struct.PyTreeNode):
     """What prompts hold, with nothing sampled yet."""
     prompt = np.zeros((len(rows), size), bool)
     for seen, row in zip(prompt, rows, strict=True):
-      seen[list(row)] = True
+      seen[[token for token in row if token >= 0]] = (
+        True  # Images are no words.
+      )
     answer = jnp.zeros(prompt.shape, jnp.int32)
     return cls(prompt=jnp.asarray(prompt), answer=answer)
 

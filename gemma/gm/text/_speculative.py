@@ -247,7 +247,9 @@ def _look_up(
     begin = jnp.where(last >= 0, last + n, begin)
   tokens = context[jnp.minimum(begin + jnp.arange(draft.num_tokens), size - 1)]
   count = jnp.clip(length - begin, 0, draft.num_tokens)
-  return tokens, count
+  # An image is not something to say.
+  text = jnp.cumprod(tokens >= 0)
+  return jnp.where(text > 0, tokens, PAD), jnp.minimum(count, jnp.sum(text))
 
 
 def _by_step(x: jax.Array, steps: int) -> jax.Array:

@@ -1,7 +1,8 @@
 """Everything between two tokens.
 
 Axes: B batch, V vocab, S capacity of the cache, P = S + 1 places of a row, M
-max_out_length, D model, C alternatives.
+max_out_length, D model, C alternatives, Y X Z rows, columns and channels of an
+image.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
+from jaxtyping import UInt8
 import numpy as np
 
 from gemma.gm.nn import _cache
@@ -68,7 +70,7 @@ class Trace(struct.PyTreeNode):
 
 
 class SamplingState(struct.PyTreeNode):
-  """Everything between two tokens; each leaf has a row per prompt.
+  """Everything between two tokens; each leaf but images has a row per prompt.
 
   Attributes:
     count: Tokens sampled by this call so far.
@@ -77,7 +79,8 @@ class SamplingState(struct.PyTreeNode):
     last_token: The newest token of each row, not in the cache yet. It is 0 if
       all are.
     predicted_tokens: The sampled tokens; 0 behind the end of a row.
-    context: Every token of the row from the first on, the newest included.
+    context: Every token of the row from the first on, the newest included;
+      negative where the soft tokens of an image are.
     dropped: Tokens that were dropped from the front of the context.
     cache: Keys and values of everything before `last_token`.
     rng: A random stream per row; a token's key follows from its place.
@@ -85,6 +88,8 @@ class SamplingState(struct.PyTreeNode):
     seen: Tokens so far, if any row has a penalty.
     trace: What is recorded of each token.
     draft_cache: The cache of a draft model, if there is one.
+    images: Those in the contexts, should they have to be computed anew. Only
+      states that a caller gets to see have them, and no compiled program.
   """
 
   count: Int[Array, 'B']
@@ -100,6 +105,7 @@ class SamplingState(struct.PyTreeNode):
   seen: _settings.Seen | None = None
   trace: Trace = Trace()
   draft_cache: _cache.KVCache | None = None
+  images: tuple[UInt8[Array | np.ndarray, 'Y X Z'], ...] = ()
 
   @property
   def full(self) -> Bool[Array, 'B']:

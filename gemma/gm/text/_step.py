@@ -1,6 +1,7 @@
 """One token of every row: from logits to the state that holds it.
 
-Axes: B batch, *B any batch dims, V vocab, D model, S capacity of the cache.
+Axes: B batch, *B any batch dims, L length, N images of it, V vocab, D model, S
+capacity of the cache, or soft tokens of an image.
 """
 
 from collections.abc import Callable
@@ -80,12 +81,14 @@ def forward(
   params: Params,
   tokens: Int[Array, 'B L'],
   cache: _cache.KVCache,
+  soft_tokens: Float[Array, 'B N S D'] | None = None,
 ) -> tuple[_cache.KVCache, Prediction]:
   """Feeds tokens; the prediction is that behind each row's last one."""
   out: Any = model.apply(
     {'params': params},
     tokens,
     cache=cache,
+    soft_tokens=soft_tokens,
     return_last_only=True,
     return_hidden_states=True,
   )

@@ -4,6 +4,7 @@ r"""The chat format of Gemma 1, 2 and 3: conversations to token ids.
 this file writes control tokens; content is spelled out, whatever it says.
 """
 
+from collections.abc import Sequence
 import itertools
 
 from gemma.gm.text import _conversation
@@ -58,12 +59,31 @@ def encode_chat(
     ValueError: If roles do not alternate from `user` on, if a part is of no
       known type, or if the vocabulary has no placeholder for it.
   """
-  turns = _conversation.turns_of(messages)
-  goes_on = (
-    add_generation_prompt
-    and isinstance(messages, _conversation.Conversation)
-    and turns[-1].role == 'model'
+  turns = _conversation.turns_of(_conversation.said_in(messages))
+  return encode_turns(
+    tokenizer,
+    turns,
+    add_generation_prompt=add_generation_prompt,
+    leave_open=isinstance(messages, _conversation.Conversation),
   )
+
+
+def encode_turns(
+  tokenizer: _tokenizer.Tokenizer,
+  turns: Sequence[_conversation.Turn],
+  *,
+  add_generation_prompt: bool = True,
+  leave_open: bool = False,
+) -> list[int]:
+  """Token ids of turns, from `<bos>` on; see `encode_chat`.
+
+  Args:
+    tokenizer: The vocabulary.
+    turns: What is said.
+    add_generation_prompt: Whether the model is to speak next.
+    leave_open: Whether it then goes on with a last turn of its own.
+  """
+  goes_on = add_generation_prompt and leave_open and turns[-1].role == 'model'
   ids: list[int] = [tokenizer.special_tokens.BOS]
   end = [tokenizer.special_tokens.END_OF_TURN, *tokenizer.encode('\n')]
   for turn in turns:
@@ -90,7 +110,7 @@ def _open_turn(
 
 
 def _media(part: _conversation.Part) -> _conversation.Media | None:
-  return None if isinstance(part, str) else part
+  return None if isinstance(part, str) else part.media
 
 
 def _placeholder(

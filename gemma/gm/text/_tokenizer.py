@@ -146,7 +146,8 @@ class Tokenizer:
   def decode(self, ids: Any) -> str:
     """Text of an id, a list of ids, or a 0-d or 1-d array.
 
-    Padding, BOS and EOS vanish; other control tokens appear as their tag.
+    Padding, BOS and EOS vanish, and so do the soft tokens of an image, which
+    are -2 or less; other control tokens appear as their tag.
 
     Args:
       ids: Token ids.
@@ -163,6 +164,8 @@ class Tokenizer:
       raise ValueError(f'Array must be 0 or 1 dimensional, not {ids.shape}.')
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
       raise ValueError(f'Token ids are integers, and not {ids.dtype}.')
+    if 'IMAGE_PLACEHOLDER' in self.special_tokens.__members__:
+      ids = ids[ids >= -1]  # `PLACEHOLDER`, whose module would load JAX.
     bad = ids[(ids < 0) | (ids >= self.vocab_size)]
     if bad.size:
       raise ValueError(

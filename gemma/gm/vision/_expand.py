@@ -4,6 +4,7 @@ Axes: B batch, L tokens as they were given, T with room for the images, S soft
 tokens of all images of a row, D model.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax.numpy as jnp
@@ -35,7 +36,10 @@ class ImageTokens:
 
   def around(self, count: int) -> tuple[int, ...]:
     """What stands for one image of `count` soft tokens."""
-    soft = (PLACEHOLDER,) * count
+    return self.block((PLACEHOLDER,) * count)
+
+  def block(self, soft: Sequence[int]) -> tuple[int, ...]:
+    """What stands for one image, with these ids for its soft tokens."""
     return (self.newlines, self.start, *soft, self.end, self.newlines)
 
 

@@ -1,0 +1,477 @@
+"""Samplers with images: the same answer whichever way it is asked for."""
+
+import asyncio
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+import cases
+from gemma import gm
+from gemma.gm.text import _album
+from gemma.gm.text import _decode
+from gemma.gm.text import _settings
+import images
+
+CASE = cases.VISION  # An image is 4 soft tokens, a window 6.
+START = CASE.config.image_tokens.start
+SEEN = [images.picture(*size) for size in ((16, 16), (9, 30), (40, 7), (5, 5))]
+# Two images, one, none, three side by side, and one as the last token.
+IMAGES = [SEEN[:2], SEEN[2:3], None, [SEEN[3], *SEEN[:2]], [SEEN[1]]]
+RANDOM = gm.text.RandomSampling()
+
+
+def prompts():
+  rows = (CASE.tokens(5, 20) % 280 + 1).tolist()
+  for row, places in zip(
+    rows, ((0, 9), (7,), (), (2, 3, 4), (19,)), strict=True
+  ):
+    for place in places:
+      row[place] = START
+  return [rows[0], rows[1][:11], rows[2][:15], rows[3][:9], rows[4]]
+
+
+PROMPTS = prompts()
+
+
+@pytest.fixture(scope='module')
+def sampler():
+  return CASE.sampler(cache_length=128, pad_length=(8, 32))
+
+
+def one_pass(context, shown, case=CASE):
+  """Logits behind a context of ids, in one pass without a cache."""
+  pixels = gm.vision.preprocess(shown, size=16)
+  soft = case.model.apply(
+    {'params': case.params}, pixels[None], method='encode_images'
+  )
+  tokens = np.maximum(np.array([context]), gm.vision.PLACEHOLDER)
+  assert (tokens == gm.vision.PLACEHOLDER).sum() == 4 * len(shown)
+  return np.asarray(case.apply(tokens, soft_tokens=soft).logits[0])
+
+
+def greedy(logits):
+  logits = np.array(logits)
+  logits[..., [0, 110, 111]] = -np.inf
+  return logits.argmax(axis=-1).tolist()
+
+
+def test_batch_alone_and_stream_are_the_same(sampler):
+  """Rows of different length, with different images, and with none."""
+  fields = {'sampling': RANDOM, 'rng': 3, 'return_state': True}
+  batch = sampler.sample(PROMPTS, images=IMAGES, **fields)
+  steps = [
+    *sampler.sample(PROMPTS, images=IMAGES, sampling=RANDOM, rng=3, stream=True)
+  ]
+  assert [''.join(row) for row in zip(*steps, strict=True)] == batch.text
+  for i, (prompt, shown) in enumerate(zip(PROMPTS, IMAGES, strict=True)):
+    alone = sampler.sample(prompt, images=shown, **fields)
+    assert alone.token_ids == batch.token_ids[i]
+    assert alone.usage == batch.usage[i]
+    assert alone.usage.prompt_tokens == len(prompt) + 7 * len(shown or ())
+    assert (
+      not shown or not sampler.codec.decode(alone.state.contexts()[0]) == ''
+    )
+
+
+def test_turns_equal_one_pass(sampler):
+  """Images in the first turn, then none, then two; past the window."""
+  said, shown, state = [], [], None
+  for turn, which in enumerate((4, 2, 0)):
+    new = IMAGES[which] or []
+    out = sampler.sample(
+      PROMPTS[which], images=new, last_state=state, return_state=True,
+      max_new_tokens=5, rng=turn,
+    )  # fmt: skip
+    state, shown = out.state, shown + new
+    said += out.token_ids
+  (context,) = state.contexts()
+  whole = one_pass(context, shown)
+  last = CASE.apply(state.last_token[:, None], cache=state.cache).logits[0, 0]
+  np.testing.assert_allclose(last, whole[-1], atol=1e-4, rtol=0)
+  assert out.token_ids == greedy(whole[-1 - len(out.token_ids) : -1])
+  assert len(state.images) == 2  # One of them was shown twice.
+
+
+@pytest.mark.parametrize('pad_length', [1, 4, 5, (4, 16), 64, None])
+def test_size_of_chunks_changes_nothing(sampler, pad_length):
+  """Also if an image is longer than all sizes."""
+  expected = sampler.sample(PROMPTS, images=IMAGES, max_new_tokens=4)
+  s = dataclasses.replace(sampler, pad_length=pad_length)
+  assert s.sample(PROMPTS, images=IMAGES, max_new_tokens=4) == expected
+
+
+def test_pieces_never_part_an_image():
+  """Rows that would have no place in common to be cut at."""
+  from gemma.gm.text import _chunks
+
+  image = tuple(range(-13, -9))
+  rows = [[5] * shift + [7, *image, 8] * 6 for shift in range(7)]
+  for sizes in ([4], [5], [4, 16], [2], None):
+    parts = [[] for _ in rows]
+    for chunk in _chunks.cut(rows, sizes, 4):
+      assert sizes is None or chunk.tokens.shape[1] in (*sizes, 4)
+      for part, tokens, begin, shown in zip(
+        parts, chunk.tokens, chunk.begin, chunk.images or [[]] * 7, strict=True
+      ):
+        assert len(part) == begin
+        assert shown == [image] * ((tokens == -2).sum() // 4)
+        assert len(shown) <= chunk.room
+        part += tokens[tokens != 0].tolist()
+    assert parts == [np.maximum(row, -2).tolist() for row in rows]
+
+
+def test_forms_of_images(sampler, tmp_path):
+  """One and several, as arrays and lists, in memory and in files."""
+  image = SEEN[1]
+  Image.fromarray(image).save(tmp_path / 'x.png')
+  prompt, two = PROMPTS[1], PROMPTS[0]
+  short = {'max_new_tokens': 3}
+  expected = sampler.sample(prompt, images=image, **short)
+  data = images.encode(Image.fromarray(image))
+  for form in (
+    [image], image[None], jnp.asarray(image), (image,), data,
+    Image.fromarray(image), tmp_path / 'x.png', str(tmp_path / 'x.png'),
+    [tmp_path / 'x.png'], np.array([None, image], dtype=object)[1:],
+  ):  # fmt: skip
+    assert sampler.sample(prompt, images=form, **short) == expected
+  same = np.stack([SEEN[0], SEEN[0][::-1]])
+  pair = sampler.sample(two, images=[*same], **short)
+  assert sampler.sample(two, images=same, **short) == pair
+  assert pair != sampler.sample(two, images=same[::-1], **short)
+  batch = sampler.sample([two, prompt], images=[[*same], same[0]], **short)
+  # The rows of one array may have images that they do not ask for.
+  array = np.stack([same, same])
+  assert sampler.sample([two, prompt], images=array, **short) == batch
+  alone = sampler.sample([prompt] * 2, images=[same[0], [same[1]]], **short)
+  assert sampler.sample([prompt] * 2, images=same, **short) == alone
+
+
+def test_equal_prefixes_show_equal_images(sampler):
+  """Whole images are reused, and never those of another prompt."""
+  cache = gm.text.PrefixCache(max_entries=9)
+  s = dataclasses.replace(sampler, prefix_cache=cache)
+  text = PROMPTS[2] * 3
+  for prompt in ([START, *text], [*text, START, 9]):
+    cache.clear()
+    for shown in (SEEN[0], SEEN[0], SEEN[1], SEEN[0], SEEN[1]):
+      expected = sampler.sample(prompt, images=shown, return_state=True)
+      out = s.sample(prompt, images=shown, return_state=True)
+      assert out.token_ids == expected.token_ids
+      np.testing.assert_allclose(
+        out.state.cache.layers['layer_5'].k,
+        expected.state.cache.layers['layer_5'].k[:, : out.state.cache.cache_length],
+        atol=1e-5,
+      )  # fmt: skip
+  rows = [[START, *text, n] for n in (3, 4, 5)]
+  assert s.sample(rows, images=[SEEN[0]] * 3) == sampler.sample(
+    rows, images=[SEEN[0]] * 3
+  )
+  out = s.sample(rows[0], images=SEEN[0], return_state=True)
+  assert out.usage.cached_tokens > len(text)
+  out = s.sample(rows[0], images=SEEN[2], return_state=True)
+  assert out.usage.cached_tokens < 3
+
+
+def test_prefix_that_ends_inside_an_image():
+  from gemma.gm.text import _prefix_cache
+
+  rows = [1, 7, -9, -8, -7, 4], [1, 7, -9, -8, -6, 4]
+  assert _prefix_cache.common_prefix(rows) == 2
+  assert _prefix_cache.common_prefix([rows[0], rows[0][:5]]) == 5
+
+
+@pytest.mark.parametrize('draft', [None, gm.text.PromptLookup()])
+def test_rolling_drops_whole_images(draft):
+  """What is left is computed as if nothing had been before."""
+  s = CASE.sampler(
+    cache_length=32, max_out_length=64, on_full='roll', draft=draft
+  )
+  shown = SEEN[:3]
+  prompt = [5, START, 9, START, 11, 12, START, 13]
+  out = s.sample(prompt, images=shown, return_state=True)
+  assert out.usage.dropped_tokens > 0
+  for length in range(1, 40):
+    out = s.sample(
+      prompt, images=shown, return_state=True, max_new_tokens=length
+    )
+    (context,) = out.state.contexts()
+    left = sum(token < 0 for token in context) // 4
+    assert context.count(START) == context.count(291) == left
+    logits = one_pass(context, shown[len(shown) - left :])
+    if out.usage.dropped_tokens:
+      break
+  assert left > 0
+  last = CASE.apply(out.state.last_token[:, None], cache=out.state.cache)
+  np.testing.assert_allclose(last.logits[0, 0], logits[-1], atol=1e-4, rtol=0)
+  # A later call has what it needs to roll, though it has no images itself.
+  more = s.sample([6], last_state=out.state, return_state=True)
+  assert more.usage.dropped_tokens > 0
+
+
+def test_prompt_that_rolls_ends_with_an_image():
+  s = CASE.sampler(cache_length=12, on_full='roll')
+  with pytest.raises(ValueError, match='context ends with an image.*of 12'):
+    s.sample([*range(1, 20), START], images=SEEN[0])
+
+
+def test_cache_that_does_not_fit_is_computed_anew():
+  """Also by a sampler that never saw the images."""
+  out = CASE.sampler(cache_length=128).sample(
+    PROMPTS[0], images=IMAGES[0], return_state=True
+  )
+  expected = CASE.sampler(cache_length=128).sample(
+    [9], last_state=out.state, return_state=True
+  )
+  s = CASE.sampler(cache_length=96, draft=gm.text.PromptLookup())
+  again = s.sample([9], last_state=out.state, return_state=True)
+  assert again.token_ids == expected.token_ids
+  assert again.usage.cached_tokens == 0
+  with pytest.raises(ValueError, match='images that last_state does not have'):
+    s.sample([9], last_state=out.state.replace(images=()))
+
+
+def test_many_prompts_encode_an_image_once(sampler, monkeypatch):
+  """Through few slots, as each prompt alone."""
+  encoded, encode = [], _album._encode
+  monkeypatch.setattr(
+    _album,
+    '_encode',
+    lambda model, params, x: encoded.append(len(x)) or encode(model, params, x),
+  )
+  s = dataclasses.replace(sampler, max_batch_size=4)
+  rows = [[*PROMPTS[1][:8], n, n] for n in range(1, 8)]
+  fields = {'max_new_tokens': [3, 9, 2, 12, 5, 1, 4], 'progress': False}
+  texts = s.sample(rows, images=[SEEN[0]] * 7, **fields)
+  assert encoded == [1]
+  for row, text, limit in zip(
+    rows, texts, fields['max_new_tokens'], strict=True
+  ):
+    alone = sampler.sample(row, images=SEEN[0], max_new_tokens=limit)
+    assert alone == text
+  given = [None if i % 2 else IMAGES[0] for i in range(7)]
+  rows = [PROMPTS[2 if i % 2 else 0] for i in range(7)]
+  texts = s.sample(rows, images=given, **fields)
+  assert len(texts) == 7
+
+
+def blind():
+  """A model of the same vocabulary that does not see."""
+  return next(case for case in cases.CASES if case.name == 'gemma3_gqa')
+
+
+@pytest.mark.parametrize('kind', ['same', 'noisy', 'blind', 'lookup'])
+def test_guesses_change_no_greedy_answer(sampler, kind):
+  rng = np.random.RandomState(0)
+  params = {
+    'noisy': jax.tree.map(
+      lambda x: x + jnp.asarray(rng.normal(0, 0.02, x.shape), x.dtype),
+      CASE.params,
+    ),
+    'same': CASE.params,
+    'blind': blind().params,
+  }
+  draft = gm.text.PromptLookup(ngram=1)
+  if kind in params:
+    model = blind().model if kind == 'blind' else CASE.model
+    draft = gm.text.DraftModel(model=model, params=params[kind], num_tokens=3)
+  # So that something is repeated that an image stood behind.
+  rows = [[*row, *row[:3]] for row in PROMPTS]
+  shown = [
+    [*(given or []), *(given or [])[: row[:3].count(START)]]
+    for given, row in zip(IMAGES, PROMPTS, strict=True)
+  ]
+  expected = sampler.sample(rows, images=shown, return_state=True).token_ids
+  s = dataclasses.replace(sampler, draft=draft)
+  guessed = s.sample(rows, images=shown, return_state=True)
+  assert guessed.token_ids == expected
+  state = s.sample(PROMPTS[0], images=IMAGES[0], return_state=True).state
+  again = s.sample([9, START], images=SEEN[3], last_state=state)
+  assert isinstance(again, str)
+
+
+@pytest.mark.parametrize('chunk_length', [3, 8, 64])
+def test_scores_and_vectors(sampler, chunk_length):
+  """Of what is said; an image is seen, but not scored."""
+  fields = {'images': IMAGES, 'chunk_length': chunk_length}
+  scores = sampler.score(PROMPTS, **fields)
+  vectors = sampler.embed(PROMPTS, normalize=False, **fields)
+  lasts = sampler.embed(PROMPTS, normalize=False, pooling='last', **fields)
+  for row, shown, score, vector, last in zip(
+    PROMPTS, IMAGES, scores, vectors, lasts, strict=True
+  ):
+    assert score.token_ids == row
+    assert score.num_images == (shown is not None) * row[1:].count(START)
+    alone = sampler.sample(
+      row, images=shown, return_state=True, max_new_tokens=1
+    )
+    context = alone.state.contexts()[0][:-1]
+    tokens = np.maximum(np.array([context]), -2)
+    soft = None
+    if shown:
+      pixels = gm.vision.preprocess(shown, size=16)
+      soft = CASE.model.apply(
+        {'params': CASE.params}, pixels[None], method='encode_images'
+      )
+    out = CASE.apply(tokens, soft_tokens=soft, return_hidden_states=True)
+    hidden = np.asarray(out.hidden_states[0])
+    np.testing.assert_allclose(vector, hidden.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(last, hidden[-1], atol=1e-4)
+    logprobs = np.asarray(jax.nn.log_softmax(out.logits[0]))
+    expected, place = [], 0
+    for i, token in enumerate(row):
+      if i:
+        expected.append(0.0 if token == START else logprobs[place - 1, token])
+      place += 8 if token == START else 1
+    np.testing.assert_allclose(score.logprobs, expected, atol=1e-4)
+    words = len(expected) - score.num_images
+    assert score.perplexity == pytest.approx(np.exp(-sum(expected) / words))
+
+
+def test_penalties_do_not_count_images(sampler):
+  seen = _settings.Seen.of_prompts([[5, -9, 7, -2]], 10)
+  assert np.flatnonzero(seen.prompt[0]).tolist() == [5, 7]
+  method = gm.text.Chain(
+    gm.text.Penalties(repetition=2.0, presence=1.0), gm.text.Greedy()
+  )
+  batch = sampler.sample(PROMPTS, images=IMAGES, sampling=method)
+  assert batch[1] == sampler.sample(
+    PROMPTS[1], images=IMAGES[1], sampling=method
+  )
+
+
+def test_images_compile_nothing_once_warm(sampler):
+  """Neither other images, nor other numbers of them, nor text."""
+  s = dataclasses.replace(sampler, cache_length=64)
+  s.warmup(images=True)
+  parts = _decode._prefill_chunk, _decode.decode, _decode.start, _album._encode
+  sizes = [part._cache_size() for part in parts]
+  for which in (0, 1, 2, 3, 4):
+    s.sample(PROMPTS[which], images=IMAGES[which], max_new_tokens=3)
+  assert sizes == [part._cache_size() for part in parts]
+
+
+def test_state_is_a_tree_of_arrays(sampler):
+  """Images are leaves of what a caller sees, and of nothing else."""
+  text = sampler.sample(PROMPTS[2], return_state=True).state
+  assert text.images == ()
+  out = sampler.sample(PROMPTS[0], images=IMAGES[0], return_state=True)
+  assert len(jax.tree.leaves(out.state)) == len(jax.tree.leaves(text)) + 2
+  there = jax.tree.map(jnp.array, out.state)
+  expected = sampler.sample([9], last_state=out.state)
+  assert sampler.sample([9], last_state=there) == expected
+  pieces = [
+    *sampler.sample(
+      PROMPTS[0], images=IMAGES[0], return_state=True, stream=True
+    )
+  ]
+  assert len(pieces[-1].state.images) == 2
+  assert sampler.sample([9], last_state=pieces[-1].state) == expected
+
+
+def test_async(sampler):
+  fields = {'images': IMAGES[0], 'max_new_tokens': 5}
+
+  async def pieces():
+    return [p async for p in sampler.stream_async(PROMPTS[0], **fields)]
+
+  whole = asyncio.run(sampler.sample_async(PROMPTS[0], **fields))
+  assert ''.join(asyncio.run(pieces())) == whole
+  assert whole == sampler.sample(PROMPTS[0], **fields)
+
+
+def test_devices_share_rows_with_images(sampler):
+  from jax.sharding import NamedSharding
+  from jax.sharding import PartitionSpec
+
+  mesh = jax.sharding.Mesh(jax.devices()[:2], ('rows',))
+  sharding = NamedSharding(mesh, PartitionSpec('rows'))
+  fields = {'images': IMAGES[:4], 'max_new_tokens': 4}
+  assert sampler.sample(
+    PROMPTS[:4], sharding=sharding, **fields
+  ) == sampler.sample(PROMPTS[:4], **fields)
+
+
+ONE, TWO = [5, START, 6], [START, 5, START]
+BAD = {
+  'fewer places': (
+    {'prompt': ONE, 'images': SEEN[:2]},
+    '2 images but 1 <start_of_image> in the prompt. Add or remove placehold',
+  ),
+  'more places': (
+    {'prompt': [ONE, TWO], 'images': [SEEN[0], SEEN[0]]},
+    '1 image but 2 <start_of_image> in prompt 1. Add',
+  ),
+  'no images': ({'prompt': ONE}, '0 images but 1 <start_of_image> in the'),
+  'empty': ({'prompt': ONE, 'images': []}, '0 images but 1 <start_of_ima'),
+  'no place': ({'prompt': [5], 'images': SEEN[0]}, '1 image but 0 <start'),
+  'array of too many': (
+    {'prompt': [ONE, ONE], 'images': np.stack([SEEN[0]] * 4)[None].repeat(2, 0)},
+    '4 images but 1 <start_of_image> in prompt 0',
+  ),
+  'rows': (
+    {'prompt': [ONE, ONE], 'images': SEEN[:3]},
+    'images has 3 entries for 2 prompts. Give a list with one entry',
+  ),
+  'one for two': (
+    {'prompt': [ONE, ONE], 'images': 'x.png'},
+    'One image was given for 2 prompts',
+  ),
+  'shape': (
+    {'prompt': [ONE, ONE], 'images': SEEN[0]},
+    r'shape \(16, 16, 3\) for 2 prompts. Give B H W C or B N H W C with B = 2',
+  ),
+  'batch for one': (
+    {'prompt': ONE, 'images': np.zeros((1, 1, 4, 4, 3), np.uint8)},
+    r'shape \(1, 1, 4, 4, 3\) for one prompt. Give H W C, or N H W C',
+  ),
+  'list of lists': (
+    {'prompt': ONE, 'images': [SEEN[:1]]}, 'have a list among them. Give a fl'
+  ),
+  'soft tokens': ({'prompt': [5, -2, 6]}, 'Token id -2 in prompt 0 is not'),
+  'not found': ({'prompt': ONE, 'images': 'no.png'}, 'no image at .no.png'),
+  'truncated': (
+    {'prompt': ONE, 'images': images.encode(Image.fromarray(SEEN[0]))[:60]},
+    'is damaged',
+  ),
+  'nan': ({'prompt': ONE, 'images': np.full((4, 4), np.nan)}, 'NaN or infin'),
+  'range': ({'prompt': ONE, 'images': np.full((4, 4), 200.0)}, 'from 0 to 1'),
+  'no pixels': (
+    {'prompt': ONE, 'images': np.zeros((0, 4, 3), np.uint8)}, 'has no pixels'
+  ),
+  'too long': (
+    {'prompt': [START] * 20, 'images': [SEEN[0]] * 20},
+    'Row 0 has 160 tokens, but the cache holds 128',
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_images(sampler, name):
+  fields, message = BAD[name]
+  with pytest.raises((ValueError, OSError), match=message):
+    sampler.sample(**fields)
+
+
+def test_error_says_which_image_it_is(sampler):
+  bad = [[SEEN[0]], [SEEN[0], np.zeros((4, 4), int)]]
+  with pytest.raises(TypeError, match='int64. Give uint8') as info:
+    sampler.sample([ONE, TWO], images=bad)
+  assert info.value.__notes__ == [
+    'This is image 1 of 2.', 'It belongs to prompt 1.',
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('call', ['sample', 'score', 'embed'])
+def test_model_that_does_not_see(call):
+  text = blind().sampler()
+  with pytest.raises(ValueError, match='Transformer does not support vision'):
+    getattr(text, call)(ONE, images=SEEN[0])
+  with pytest.raises(ValueError, match='does not support vision'):
+    text.warmup(images=True)
+  part = {'type': 'image', 'image': SEEN[0]}
+  with pytest.raises(ValueError, match='does not support vision'):
+    text.sample([{'role': 'user', 'content': [part]}])
