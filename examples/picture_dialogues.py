@@ -90,7 +90,7 @@ def questions(rng: Rng, scene: Scene) -> instructions.Turns:
   kinds = picture_questions.KINDS.values()
   found = [r for kind in kinds for r in kind(rng, scene)]
   found = [found[i] for i in rng.permutation(len(found))]
-  if _chance(rng, 0.3):
+  if _chance(rng, 0.45):
     most = max(range(len(found)), key=lambda i: len(found[i][1]))
     found.insert(0, found.pop(most))
   return found

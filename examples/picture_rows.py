@@ -20,6 +20,7 @@ LENGTH = 256  # Tokens of a row.
 PICTURES_PER_ROW = 4
 # Of a batch: with pictures, with dialogues, with text.
 ROWS = PICTURE_ROWS, DIALOGUE_ROWS, TEXT_ROWS = 12, 3, 1
+TEXT_WEIGHT = 0.25  # Of a token of plain text: it is hard, and known already.
 BOS = pretrain_tokenizer.BOS
 
 
@@ -71,7 +72,9 @@ class Data(pretrain.Data):
     seen = [self._pictures(rng, length) for _ in range(PICTURE_ROWS)]
     rows = [(row.tokens, row.weights) for row in seen]
     rows += [self._dialogues(rng, length) for _ in range(DIALOGUE_ROWS)]
-    rows += [self._text(rng, length) for _ in range(TEXT_ROWS)]
+    for _ in range(TEXT_ROWS):
+      tokens, weights = self._text(rng, length)
+      rows.append((tokens, weights * TEXT_WEIGHT))
     tokens, weights = zip(*rows, strict=True)
     return {
       'tokens': np.array(tokens, np.int32),

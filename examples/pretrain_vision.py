@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import sentencepiece as spm
 
 from gemma import gm
 import picture_dialogues
@@ -33,12 +34,15 @@ import pretrain_encoder
 
 STEPS, SMOKE_STEPS = 1600, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = (900, 900), (2,)
-MUON_RATE, ADAM_RATE = 0.01, 2e-3
+MUON_RATE, ADAM_RATE = 0.015, 3e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
-FIRST_WORD = 113  # In the table, behind the control tokens.
-JOIN_AT = 0.4  # Share of the run from which answers train the encoder too.
+# Batches that the first projection is fitted to, and the size of what has no
+# word; a word has 1.7.
+SPELLED_BATCHES, REST = 4, 0.8
+# From which share of the run the encoder learns too, and its share of the rate.
+JOIN_AT, ENCODER_PACE = 0.4, 0.2
 LOSSES = 'pictures', 'chat', 'text', 'names', 'colours'
-SAVE_EVERY, LOG_EVERY, ASK_EVERY = 200, 20, 200
+SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
 
 def logits_of(
@@ -90,36 +94,39 @@ def _project(model: gm.nn.Transformer, features: jax.Array) -> jax.Array:
   return model.embedder.encode_vision(features)
 
 
-def make_step(model: gm.nn.Transformer, optimizer: Any):
-  """A jitted step: (params, state, batch, joined) -> (params, state, losses).
+def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
+  """A jitted step: (params, state, batch) -> (params, state, losses).
 
-  What the encoder was first taught goes on beside the answers. Until the model
-  has learned to read soft tokens, `joined` is 0 and the answers change nothing
-  in the encoder: what they would ask of it is noise, in which it forgets.
+  Args:
+    model: The model.
+    optimizer: Makes updates of gradients.
+    joined: Whether the encoder learns too, slowly; what it was first taught
+      then goes on beside the answers. Before the model can read, what answers
+      would ask of it is noise, in which it forgets.
   """
 
-  def loss(params, batch, joined):
+  def loss(params, batch):
     tokens, weights = batch['tokens'], batch['weights'][:, 1:]
     features = features_of(model, params, batch['images'])
-    fixed = jax.lax.stop_gradient(features)
-    given = fixed + joined * (features - fixed)
-    logits = logits_of(model, params, tokens[:, :-1], given)
+    if not joined:
+      features = jax.lax.stop_gradient(features)
+    logits = logits_of(model, params, tokens[:, :-1], features)
     nll = weights * optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(tokens[:, 1:], 0)
     )
-    cuts = 0, *itertools.accumulate(picture_rows.ROWS)
-    parts = [
-      jnp.sum(nll[a:b]) / jnp.sum(weights[a:b])
-      for a, b in itertools.pairwise(cuts)
-    ]
+    cuts = itertools.pairwise((0, *itertools.accumulate(picture_rows.ROWS)))
+    parts = [jnp.sum(nll[a:b]) / jnp.sum(weights[a:b]) for a, b in cuts]
     seen = pretrain_encoder.losses(features, params['reader'], batch['labels'])
-    total = jnp.sum(nll) / jnp.sum(weights) + sum(seen)
-    return total, (*parts, *seen)
+    total = jnp.sum(nll) / jnp.sum(weights)
+    return total + (sum(seen) if joined else 0.0), (*parts, *seen)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, batch, joined):
-    grads, losses = jax.grad(loss, has_aux=True)(params, batch, joined)
+  def step(params, state, batch):
+    grads, losses = jax.grad(loss, has_aux=True)(params, batch)
     updates, state = optimizer.update(grads, state, params)
+    pace = ENCODER_PACE if joined else 0.0
+    for key in ('vision_encoder', 'reader'):
+      updates[key] = jax.tree.map(lambda x: pace * x, updates[key])
     return optax.apply_updates(params, updates), state, losses
 
   return step
@@ -191,7 +198,11 @@ def init(model: gm.nn.Transformer) -> Any:
   return {**params, 'reader': pretrain_encoder.init_reader(encoder)}
 
 
-def start_params(model: gm.nn.Transformer, args: argparse.Namespace) -> Any:
+def start_params(
+  model: gm.nn.Transformer,
+  args: argparse.Namespace,
+  tokenizer: spm.SentencePieceProcessor,
+) -> Any:
   """A text model, joined to an encoder that can see."""
   params = init(model)
   given = gm.ckpts.load_params(args.start, text_only=True, dtype=jnp.float32)
@@ -200,13 +211,46 @@ def start_params(model: gm.nn.Transformer, args: argparse.Namespace) -> Any:
     model.config.vision_encoder,
     SMOKE_ENCODER_STEPS if args.smoke else ENCODER_STEPS,
   )
-  # Soft tokens begin as long as the words that they stand between.
-  table = params['embedder']['input_embedding']
-  words = jnp.sqrt(jnp.mean(table[FIRST_WORD:] ** 2) * table.shape[1])
-  projection = params['embedder']['mm_input_projection']
-  width = projection['w'].shape[0]
-  projection['w'] *= words / (jnp.std(projection['w']) * width**0.5)
+  params['embedder']['mm_input_projection']['w'] = _spelled(
+    model, params, tokenizer
+  )
   return params
+
+
+def _spelled(
+  model: gm.nn.Transformer,
+  params: Any,
+  tokenizer: spm.SentencePieceProcessor,
+) -> jax.Array:
+  """A projection whose soft tokens are like the words for what they show.
+
+  The model can read words: it need not learn to read anew. Beside them stands
+  everything else that the encoder says, in random directions.
+  """
+  table = params['embedder']['input_embedding']
+
+  def embed(word: str) -> jax.Array:
+    ids = sorted({*tokenizer.encode(word), *tokenizer.encode(f' {word}')})
+    return (
+      table[jnp.array(ids)].sum(axis=0) * (table.shape[1] / len(ids)) ** 0.5
+    )
+
+  names, colours = (
+    jnp.stack(
+      [embed(word) if word else jnp.zeros(table.shape[1]) for word in x]
+    )
+    for x in (pretrain_encoder.NAMES, pretrain_encoder.COLOURS)
+  )
+  batches = [pretrain_encoder.batch(step, 4) for step in range(SPELLED_BATCHES)]
+  images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+  x = features_of(model, params, images)
+  x = x.reshape(-1, x.shape[-1])
+  x /= jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True))
+  labels = labels.reshape(-1, 2)
+  words = names[labels[:, 0]] + colours[labels[:, 1]]
+  spelled = jnp.linalg.lstsq(x, words)[0]
+  noise = jax.random.normal(jax.random.key(pretrain.SEED), spelled.shape)
+  return spelled + noise * REST / x.shape[1] ** 0.5
 
 
 def train(
@@ -221,15 +265,15 @@ def train(
     like = shapes, jax.eval_shape(optimizer.init, shapes)
     state, first, _ = ckpts.resume(like=like)
   else:
-    params, first = start_params(model, args), 0
+    params, first = start_params(model, args, data.tokenizer), 0
     state = params, optimizer.init(params)
-  step_fn = make_step(model, optimizer)
+  steps = [make_step(model, optimizer, joined=x) for x in (False, True)]
   exam = Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
-    joined = float(step >= JOIN_AT * args.steps)
-    params, opt_state, losses = step_fn(*state, data.batch(step), joined)
+    step_fn = steps[step >= JOIN_AT * args.steps]
+    params, opt_state, losses = step_fn(*state, data.batch(step))
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       named = zip(LOSSES, losses, strict=True)
