@@ -74,11 +74,16 @@ def _digits(rng: Rng) -> Looks:
 
 
 def _many(rng: Rng) -> Looks:
-  """One to six shapes of at most two names and two colours."""
+  """One to five shapes of at most two names and two colours."""
   names = [_pick(rng, pictures.SHAPES) for _ in range(2)]
   tints = [_colour(rng) for _ in range(2)]
-  count = int(rng.integers(1, 7))
+  count = int(rng.integers(1, 6))
   return [(_pick(rng, names), _pick(rng, tints)) for _ in range(count)]
+
+
+def _same(rng: Rng, name: str) -> Looks:
+  """One to five of a name."""
+  return [(name, _colour(rng)) for _ in range(int(rng.integers(1, 6)))]
 
 
 _FAMILIES = (_one, _few, _digits, _many)
@@ -97,17 +102,17 @@ def questions(rng: Rng, scene: Scene) -> instructions.Turns:
 
 
 def training_dialogue(rng: Rng) -> Dialogue:
-  """One to four turns about one or two pictures, none of them held out."""
+  """One to three turns about one or two pictures, none of them held out."""
   if _chance(rng, 0.25):
     return two_at_once(rng, *_pair(rng, held_out=False))
   scenes = [training_scene(rng)]
-  turns = _about(rng, scenes[0], 1 + int(rng.integers(4)))
+  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)))
   if _chance(rng, 0.25):
     scenes.append(training_scene(rng))
-    turns = turns[:2] + _about(rng, scenes[1], 1 + int(rng.integers(2)))
+    turns = turns[:1] + _about(rng, scenes[1], 1 + int(rng.integers(2)))
     found = picture_questions.comparing(rng, *scenes)
     if found and _chance(rng, 0.3):
-      turns[3:] = [_pick(rng, found)]
+      turns[2:] = [_pick(rng, found)]
   return Dialogue(turns, scenes)
 
 
@@ -181,12 +186,15 @@ def _about(rng: Rng, scene: Scene, count: int) -> instructions.Turns:
 
 def _pair(rng: Rng, *, held_out: bool) -> tuple[Scene, Scene]:
   """Two scenes that are worth comparing, with a thing or two in common."""
-  family = _pick(rng, (_one, _few, _many))
-  looks = family(rng), family(rng)
-  if _chance(rng, 0.5):
+  if _chance(rng, 0.3):
+    name = _pick(rng, pictures.SHAPES)
+    looks = _same(rng, name), _same(rng, name)
+  else:
+    family = _one if _chance(rng, 0.5) else _few
+    looks = family(rng), family(rng)
     name, colour = _pick(rng, looks[0])
     other = looks[1][0]
-    looks[1][0] = (name, other[1]) if _chance(rng, 0.5) else (other[0], colour)
+    looks[1][0] = _pick(rng, ((name, other[1]), (other[0], colour), other))
   first, second = (
     _scene_of(rng, lambda _, own=own: own, held_out=held_out) for own in looks
   )

@@ -168,9 +168,12 @@ def comparing(rng: Rng, first: Scene, second: Scene) -> list[Round]:
   if all(shapes):
     name = _pick(rng, shapes[int(rng.integers(2))]).name
     counts = [_count(things, name=name) for things in shapes]
-    out.append((f'Which picture has more {_PLURALS[name]}?', _more(*counts)))
+    if max(counts) > 1:
+      question = f'Which picture has more {_PLURALS[name]}?'
+      out.append((question, _more(*counts)))
     counts = [len(things) for things in shapes]
-    out.append(('Which picture has more shapes?', _more(*counts)))
+    if max(counts) > 1:
+      out.append(('Which picture has more shapes?', _more(*counts)))
   thing = _pick(rng, both[int(rng.integers(2))])
   has = [bool(_count(things, name=thing.name)) for things in both]
   if has[0] != has[1]:
@@ -181,9 +184,6 @@ def comparing(rng: Rng, first: Scene, second: Scene) -> list[Round]:
       ('Are they the same colour?', _yes(one.colour == other.colour)),
       ('Do they show the same thing?', _yes(one.name == other.name)),
     ]
-    if one.is_digit and other.is_digit:
-      answer = _more(int(one.name), int(other.name))
-      out.append(('Which picture has the larger digit?', answer))
   return out + _about_either(rng, first, second)
 
 

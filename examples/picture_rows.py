@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,9 @@ import pretrain
 import pretrain_encoder
 import pretrain_tokenizer
 
-LENGTH = 256  # Tokens of a row.
-PICTURES_PER_ROW = 4
-# Of a batch: with pictures, with dialogues, with text.
-ROWS = PICTURE_ROWS, DIALOGUE_ROWS, TEXT_ROWS = 12, 3, 1
+TOKENS_PER_STEP = 4096
+TEXT_TOKENS = DIALOGUE_TOKENS = 256  # Of those; the others are about pictures.
+TOKENS_PER_PICTURE = 64  # At least, in rows of pictures.
 TEXT_WEIGHT = 0.25  # Of a token of plain text: it is hard, and known already.
 BOS = pretrain_tokenizer.BOS
 
@@ -58,37 +57,31 @@ class Data(pretrain.Data):
     super().__init__(texts, pathlib.Path(tokenizer_path))
     count = config.vision_encoder.num_mm_tokens_per_image
     self._start = config.image_tokens.start
-    self._side = math.isqrt(count)
     self._around = config.image_tokens.around(count)
 
-  def batch(self, step: int, length: int = LENGTH) -> dict[str, np.ndarray]:
+  def batch(self, step: int, length: int) -> dict[str, Any]:
     """One batch, by the step alone.
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
-      the first `PICTURE_ROWS` rows, and `labels` of their soft tokens.
+      the first rows, and `labels` of their soft tokens.
     """
     rng = np.random.default_rng([pretrain.SEED, 2, step])
-    seen = [self._pictures(rng, length) for _ in range(PICTURE_ROWS)]
+    counts = rows_of(length)
+    seen = [self._pictures(rng, length) for _ in range(counts[0])]
     rows = [(row.tokens, row.weights) for row in seen]
-    rows += [self._dialogues(rng, length) for _ in range(DIALOGUE_ROWS)]
-    for _ in range(TEXT_ROWS):
+    rows += [self._dialogues(rng, length) for _ in range(counts[1])]
+    for _ in range(counts[2]):
       tokens, weights = self._text(rng, length)
       rows.append((tokens, weights * TEXT_WEIGHT))
     tokens, weights = zip(*rows, strict=True)
+    scenes = [row.scenes for row in seen]
     return {
       'tokens': np.array(tokens, np.int32),
       'weights': np.array(weights, np.float32),
-      'images': images_of([row.scenes for row in seen], PICTURES_PER_ROW),
-      'labels': self._labels([row.scenes for row in seen]),
+      'images': images_of(scenes, length // TOKENS_PER_PICTURE),
+      'labels': _labels_of(scenes, length // TOKENS_PER_PICTURE),
     }
-
-  def _labels(self, rows: Sequence[Sequence[pictures.Scene]]) -> np.ndarray:
-    shape = len(rows), PICTURES_PER_ROW, self._side**2, 2
-    out = np.zeros(shape, np.int32)
-    for row, scenes in zip(out, rows, strict=True):
-      row[: len(scenes)] = pretrain_encoder.labels(scenes, self._side)
-    return out
 
   def row(self, dialogue: picture_dialogues.Dialogue) -> Row:
     """One dialogue as tokens, behind `<bos>`."""
@@ -106,7 +99,8 @@ class Data(pretrain.Data):
     while True:
       row = self.row(picture_dialogues.training_dialogue(rng))
       images = len(out.scenes) + len(row.scenes)
-      if len(out.tokens + row.tokens) > length or images > PICTURES_PER_ROW:
+      full = images > length // TOKENS_PER_PICTURE
+      if full or len(out.tokens + row.tokens) > length:
         break
       out.tokens += row.tokens
       out.weights += row.weights
@@ -115,6 +109,22 @@ class Data(pretrain.Data):
     out.tokens = [*out.tokens, *tokens][: length + 1]
     out.weights = [*out.weights, *weights][: length + 1]
     return out
+
+
+def rows_of(length: int) -> tuple[int, int, int]:
+  """Rows with pictures, with dialogues and with text."""
+  dialogues, text = DIALOGUE_TOKENS // length, TEXT_TOKENS // length
+  return TOKENS_PER_STEP // length - dialogues - text, dialogues, text
+
+
+def _labels_of(
+  rows: Sequence[Sequence[pictures.Scene]], count: int
+) -> pretrain_encoder.Labels:
+  """Labels of the same pictures; nothing is there where there is none."""
+  blank = pictures.Scene('black', (), 0)
+  padded = ([*scenes, *[blank] * count][:count] for scenes in rows)
+  parts = zip(*map(pretrain_encoder.labels, padded), strict=True)
+  return pretrain_encoder.Labels(*map(np.stack, parts))
 
 
 def images_of(

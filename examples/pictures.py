@@ -28,6 +28,7 @@ HELD_OUT_ONE_IN = 20
 _SHARPER = 3  # Pixels drawn for one that remains, per axis: smooth edges.
 _GRAIN = 8  # Pixels that count as the same place.
 _MARGIN = 3  # Pixels between two things.
+CELL = 28  # Pixels of a square that holds the centre of one thing at most.
 
 SHAPES = ('circle', 'square', 'triangle', 'star', 'cross')
 DIGITS = tuple('0123456789')
@@ -52,7 +53,6 @@ _BACKGROUNDS = {
 _LOST = {'white': 'white', 'pale': 'white', 'grey': '', 'black': 'black'}
 # Smallest and largest radius by how many things share the picture.
 _RADII = {1: (15, 42), 2: (13, 26), 3: (12, 20), 4: (11, 16), 5: (10, 14)}
-_FEWEST = (9, 12)  # Radii of more things than that.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,11 @@ class Thing:
   def is_digit(self) -> bool:
     """Whether it is a digit and not a shape."""
     return self.name in DIGITS
+
+  @property
+  def cell(self) -> tuple[int, int]:
+    """Row and column of the square that its centre is in."""
+    return self.y // CELL, self.x // CELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +100,7 @@ def make_scene(rng: Rng, looks: Sequence[tuple[str, str]]) -> Scene:
   colours = {colour for _, colour in looks}
   backgrounds = [b for b in _BACKGROUNDS if _LOST[b] not in colours]
   background = backgrounds[int(rng.integers(len(backgrounds)))]
-  low, high = _RADII.get(len(looks), _FEWEST)
+  low, high = _RADII[len(looks)]
   while True:
     things: list[Thing] = []
     for name, colour in looks:
@@ -136,12 +141,16 @@ def _place(
   """Somewhere free; None if twenty tries find nothing."""
   for _ in range(20):
     x, y = (int(v) for v in rng.integers(radius + 1, SIZE - radius, 2))
-    if all(
-      math.hypot(x - other.x, y - other.y) > radius + other.radius + _MARGIN
-      for other in others
-    ):
-      return Thing(name, colour, x, y, radius)
+    thing = Thing(name, colour, x, y, radius)
+    if not any(_too_close(thing, other) for other in others):
+      return thing
   return None
+
+
+def _too_close(one: Thing, other: Thing) -> bool:
+  apart = one.radius + other.radius + _MARGIN
+  near = math.hypot(one.x - other.x, one.y - other.y) <= apart
+  return near or one.cell == other.cell
 
 
 def _tint(rng: Rng, low: Sequence[int], high: Sequence[int]):

@@ -9,9 +9,9 @@ away.
 
 from collections.abc import Sequence
 import functools
-import math
 import time
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,86 +28,83 @@ COLOURS = ('', *pictures.COLOURS)
 PICTURES_PER_STEP = 96
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
 OCCUPIED_WEIGHT = 4.0
+LOSSES = 'names', 'colours', 'places'
 LOG_EVERY = 50
 
 
-def labels(scenes: Sequence[pictures.Scene], side: int) -> np.ndarray:
-  """Name and colour of what is in each cell, `[N, side * side, 2]`."""
-  out = np.zeros((len(scenes), side, side, 2), np.int32)
-  cell = pictures.SIZE / side
+class Labels(NamedTuple):
+  """What is in each cell of pictures.
+
+  Attributes:
+    looks: Name and colour, by their number in `NAMES` and `COLOURS`.
+    places: From -1 to 1, how far right and how far down its centre is.
+  """
+
+  looks: np.ndarray | jax.Array  # [N, cells, 2]
+  places: np.ndarray | jax.Array  # [N, cells, 2]
+
+
+def labels(scenes: Sequence[pictures.Scene]) -> Labels:
+  """What is in each cell, row by row."""
+  side = pictures.SIZE // pictures.CELL
+  looks = np.zeros((len(scenes), side, side, 2), np.int32)
+  places = np.zeros((len(scenes), side, side, 2), np.float32)
   for i, scene in enumerate(scenes):
     for thing in scene.things:
-      row, column = int(thing.y / cell), int(thing.x / cell)
-      answer = NAMES.index(thing.name), COLOURS.index(thing.colour)
-      out[i, row, column] = answer
-  return out.reshape(len(scenes), -1, 2)
+      where = i, *thing.cell
+      looks[where] = NAMES.index(thing.name), COLOURS.index(thing.colour)
+      places[where] = thing.x, thing.y
+  shape = len(scenes), side**2, 2
+  places = 2 * places / pictures.SIZE - 1
+  return Labels(looks.reshape(shape), places.reshape(shape))
 
 
-def batch(step: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(step: int) -> tuple[np.ndarray, Labels]:
   """Pictures and labels, by the step alone."""
   rng = np.random.default_rng([pretrain.SEED, 1, step])
   scenes = [
     picture_dialogues.training_scene(rng) for _ in range(PICTURES_PER_STEP)
   ]
-  return pictures.pixels(scenes), labels(scenes, side)
+  return pictures.pixels(scenes), labels(scenes)
 
 
 def init_reader(encoder: gm.nn.SigLiPFromPatches) -> jax.Array:
-  """What reads the answers: scores of names and colours, all equal."""
+  """What reads the answers: scores of names and colours, and two numbers."""
   width = encoder.siglip_encoder.width
-  return jnp.zeros((width, len(NAMES) + len(COLOURS)))
+  return jnp.zeros((width, len(NAMES) + len(COLOURS) + 2))
 
 
 def losses(
-  features: jax.Array, reader: jax.Array, answers: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Cross-entropy of the names and of the colours."""
-  scores = jnp.split(features @ reader, [len(NAMES)], axis=-1)
+  features: jax.Array, reader: jax.Array, answers: Labels
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Cross-entropy of the names and of the colours, squared error of places."""
+  cuts = np.cumsum([len(NAMES), len(COLOURS)])
+  *scores, places = jnp.split(features @ reader, cuts, axis=-1)
+  there = answers.looks[..., 0] > 0
   # Few cells have something in them: those count more than the empty ones.
-  weights = jnp.where(answers[..., 0] > 0, OCCUPIED_WEIGHT, 1.0)
+  weights = jnp.where(there, OCCUPIED_WEIGHT, 1.0)
   name, colour = (
     jnp.average(
-      optax.softmax_cross_entropy_with_integer_labels(s, answers[..., i]),
+      optax.softmax_cross_entropy_with_integer_labels(s, answers.looks[..., i]),
       weights=weights,
     )
     for i, s in enumerate(scores)
   )
-  return name, colour
+  far = jnp.sum((places - answers.places) ** 2, axis=-1)
+  return name, colour, jnp.sum(far * there) / jnp.maximum(jnp.sum(there), 1)
 
 
 def train(
-  encoder: gm.nn.SigLiPFromPatches, runs: Sequence[int]
+  encoder: gm.nn.SigLiPFromPatches, steps: int
 ) -> tuple[Any, jax.Array]:
-  """An encoder that sees what is where, and what reads its answers.
-
-  Args:
-    encoder: Its sizes.
-    runs: Steps of each run. One goes on from the last, at the full rate again.
-  """
+  """An encoder that sees what is where, and what reads its answers."""
   encoder = encoder.clone(apply_stop_gradient=False)
-  side = math.isqrt(encoder.num_mm_tokens_per_image)
-  patches = encoder.patchify_images(batch(0, side)[0][:1])
+  patches = encoder.patchify_images(batch(0)[0][:1])
   key = jax.random.key(pretrain.SEED)
-  params = encoder.init(key, patches=patches, is_training=True)['params']
-  state = {'encoder': params, 'reader': init_reader(encoder)}
-  first, start = 0, time.time()
-  for steps in runs:
-    state = _run(encoder, state, first, steps, start)
-    first += steps
-  return state['encoder'], state['reader']
-
-
-def _run(
-  encoder: gm.nn.SigLiPFromPatches,
-  params: dict[str, Any],
-  first: int,
-  steps: int,
-  start: float,
-) -> dict[str, Any]:
-  """One run, on the batches from `first` on."""
+  first = encoder.init(key, patches=patches, is_training=True)['params']
+  params = {'encoder': first, 'reader': init_reader(encoder)}
   optimizer = pretrain.make_optimizer(steps, MUON_RATE, ADAM_RATE)
   state = optimizer.init(params)
-  side = math.isqrt(encoder.num_mm_tokens_per_image)
 
   def loss(params, images, answers):
     patches = encoder.patchify_images(images)
@@ -123,13 +120,13 @@ def _run(
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state, parts
 
-  for step in range(first, first + steps):
-    params, state, parts = step_fn(params, state, *batch(step, side))
-    if step % LOG_EVERY == 0 or step == first + steps - 1:
-      name, colour = (float(x) for x in parts)
+  start = time.time()
+  for step in range(steps):
+    params, state, parts = step_fn(params, state, *batch(step))
+    if step % LOG_EVERY == 0 or step == steps - 1:
+      named = zip(LOSSES, parts, strict=True)
+      told = ' '.join(f'{name} {float(x):.4f}' for name, x in named)
       print(
-        f'encoder step {step} names {name:.4f} colours {colour:.4f} '
-        f'{time.time() - start:.0f} s',
-        flush=True,
+        f'encoder step {step} {told} {time.time() - start:.0f} s', flush=True
       )
-  return params
+  return params['encoder'], params['reader']

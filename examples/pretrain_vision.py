@@ -32,16 +32,20 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 1600, 4
-ENCODER_STEPS, SMOKE_ENCODER_STEPS = (900, 900), (2,)
-MUON_RATE, ADAM_RATE = 0.015, 3e-3
-EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
+STEPS, SMOKE_STEPS = 2000, 4
+ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
+MUON_RATE, ADAM_RATE = 0.02, 4e-3
+# Questions that are asked while it trains, and tokens that they may have.
+EXAM, SMOKE_EXAM, EXAM_LENGTH = 400, 10, 160
 # Batches that the first projection is fitted to, and the size of what has no
 # word; a word has 1.7.
-SPELLED_BATCHES, REST = 4, 0.8
+WAYS = ('left', 'right'), ('above', 'below')
+SPELLED_BATCHES, REST = 4, 0.4
+# Share of the run up to which rows have this length; short ones are faster.
+LENGTHS = ((0.85, 128), (1.0, 256))
 # From which share of the run the encoder learns too, and its share of the rate.
-JOIN_AT, ENCODER_PACE = 0.4, 0.2
-LOSSES = 'pictures', 'chat', 'text', 'names', 'colours'
+JOIN_AT, ENCODER_PACE = 0.5, 0.2
+LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
 
@@ -107,6 +111,7 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
 
   def loss(params, batch):
     tokens, weights = batch['tokens'], batch['weights'][:, 1:]
+    counts = picture_rows.rows_of(weights.shape[1])
     features = features_of(model, params, batch['images'])
     if not joined:
       features = jax.lax.stop_gradient(features)
@@ -114,7 +119,7 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
     nll = weights * optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(tokens[:, 1:], 0)
     )
-    cuts = itertools.pairwise((0, *itertools.accumulate(picture_rows.ROWS)))
+    cuts = itertools.pairwise((0, *itertools.accumulate(counts)))
     parts = [jnp.sum(nll[a:b]) / jnp.sum(weights[a:b]) for a, b in cuts]
     seen = pretrain_encoder.losses(features, params['reader'], batch['labels'])
     total = jnp.sum(nll) / jnp.sum(weights)
@@ -179,7 +184,7 @@ def _exam_batch(
   rows: list[picture_rows.Row],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Tokens, which of them are the last answer, images."""
-  shape = len(rows), picture_rows.LENGTH
+  shape = len(rows), EXAM_LENGTH
   tokens, answer = np.zeros(shape, np.int32), np.zeros(shape, bool)
   for i, row in enumerate(rows):
     tokens[i, : len(row.tokens)] = row.tokens
@@ -241,16 +246,24 @@ def _spelled(
     )
     for x in (pretrain_encoder.NAMES, pretrain_encoder.COLOURS)
   )
-  batches = [pretrain_encoder.batch(step, 4) for step in range(SPELLED_BATCHES)]
-  images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
-  x = features_of(model, params, images)
-  x = x.reshape(-1, x.shape[-1])
+  ways = jnp.stack([embed(b) - embed(a) for a, b in WAYS]) / 2
+  images, labels = zip(
+    *map(pretrain_encoder.batch, range(SPELLED_BATCHES)), strict=True
+  )
+  looks, places = map(np.concatenate, zip(*labels, strict=True))
+  x = features_of(model, params, np.concatenate(images))
   x /= jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True))
-  labels = labels.reshape(-1, 2)
-  words = names[labels[:, 0]] + colours[labels[:, 1]]
+  words = names[looks[..., 0]] + colours[looks[..., 1]]
+  words += places @ ways * (looks[..., :1] > 0)
+  x, words = (y.reshape(-1, y.shape[-1]) for y in (x, words))
   spelled = jnp.linalg.lstsq(x, words)[0]
   noise = jax.random.normal(jax.random.key(pretrain.SEED), spelled.shape)
   return spelled + noise * REST / x.shape[1] ** 0.5
+
+
+def row_length(step: int, steps: int) -> int:
+  """Tokens of a row at this step."""
+  return next(n for share, n in LENGTHS if step < share * steps)
 
 
 def train(
@@ -267,13 +280,16 @@ def train(
   else:
     params, first = start_params(model, args, data.tokenizer), 0
     state = params, optimizer.init(params)
+    ckpts.save(0, state)  # The encoder took a while.
   steps = [make_step(model, optimizer, joined=x) for x in (False, True)]
   exam = Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
     step_fn = steps[step >= JOIN_AT * args.steps]
-    params, opt_state, losses = step_fn(*state, data.batch(step))
+    params, opt_state, losses = step_fn(
+      *state, data.batch(step, row_length(step, args.steps))
+    )
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       named = zip(LOSSES, losses, strict=True)
