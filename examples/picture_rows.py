@@ -20,6 +20,7 @@ TOKENS_PER_STEP = 4096
 TEXT_TOKENS = DIALOGUE_TOKENS = 256  # Of those; the others are about pictures.
 TOKENS_PER_PICTURE = 64  # At least, in rows of pictures.
 TEXT_WEIGHT = 0.25  # Of a token of plain text: it is hard, and known already.
+ANSWER_WEIGHT = 4.0  # Of all tokens of an answer, if answers count alike.
 BOS = pretrain_tokenizer.BOS
 
 
@@ -59,8 +60,14 @@ class Data(pretrain.Data):
     self._start = config.image_tokens.start
     self._around = config.image_tokens.around(count)
 
-  def batch(self, step: int, length: int) -> dict[str, Any]:
-    """One batch, by the step alone.
+  def batch(self, step: int, length: int, *, even: bool) -> dict[str, Any]:
+    """One batch.
+
+    Args:
+      step: What it is drawn by.
+      length: Tokens of a row.
+      even: Whether each answer about pictures counts as much as any other, and
+        not each token of them.
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
@@ -68,7 +75,7 @@ class Data(pretrain.Data):
     """
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     counts = rows_of(length)
-    seen = [self._pictures(rng, length) for _ in range(counts[0])]
+    seen = [self._pictures(rng, length, even) for _ in range(counts[0])]
     rows = [(row.tokens, row.weights) for row in seen]
     rows += [self._dialogues(rng, length) for _ in range(counts[1])]
     for _ in range(counts[2]):
@@ -83,21 +90,25 @@ class Data(pretrain.Data):
       'labels': _labels_of(scenes, length // TOKENS_PER_PICTURE),
     }
 
-  def row(self, dialogue: picture_dialogues.Dialogue) -> Row:
-    """One dialogue as tokens, behind `<bos>`."""
+  def row(
+    self, dialogue: picture_dialogues.Dialogue, *, even: bool = False
+  ) -> Row:
+    """One dialogue as tokens, behind `<bos>`; see `batch`."""
     out = Row([BOS], [0.0], list(dialogue.scenes))
     for piece, learned in instructions.render(dialogue.turns):
-      for token in self.tokenizer.encode(piece):
+      tokens = self.tokenizer.encode(piece)
+      weight = float(learned) * (ANSWER_WEIGHT / len(tokens) if even else 1.0)
+      for token in tokens:
         ids = self._around if token == self._start else (token,)
         out.tokens += ids
-        out.weights += [1.0 if learned else 0.0] * len(ids)
+        out.weights += [weight] * len(ids)
     return out
 
-  def _pictures(self, rng: np.random.Generator, length: int) -> Row:
+  def _pictures(self, rng: np.random.Generator, length: int, even: bool) -> Row:
     """Whole dialogues while there is room, then others, cut off."""
     out = Row()
     while True:
-      row = self.row(picture_dialogues.training_dialogue(rng))
+      row = self.row(picture_dialogues.training_dialogue(rng), even=even)
       images = len(out.scenes) + len(row.scenes)
       full = images > length // TOKENS_PER_PICTURE
       if full or len(out.tokens + row.tokens) > length:

@@ -11,7 +11,6 @@ Command, from a checkout of the repository:
 """
 
 import argparse
-import collections
 import dataclasses
 import functools
 import itertools
@@ -27,7 +26,7 @@ import optax
 import sentencepiece as spm
 
 from gemma import gm
-import picture_dialogues
+import picture_model
 import picture_rows
 import pretrain
 import pretrain_encoder
@@ -35,8 +34,7 @@ import pretrain_encoder
 STEPS, SMOKE_STEPS = 2000, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
-# Questions that are asked while it trains, and tokens that they may have.
-EXAM, SMOKE_EXAM, EXAM_LENGTH = 400, 10, 160
+EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 # Batches that the first projection is fitted to, and the size of what has no
 # word; a word has 1.7.
 WAYS = ('left', 'right'), ('above', 'below')
@@ -45,57 +43,11 @@ SPELLED_BATCHES, REST = 4, 0.4
 LENGTHS = ((0.85, 128), (1.0, 256))
 # From which share of the run the encoder learns too, and its share of the rate.
 JOIN_AT, ENCODER_PACE = 0.5, 0.2
+# From which share of the run each answer counts as much as any other. Before, a
+# long one counts more: descriptions teach the most.
+EVEN_AT = 0.5
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
-
-
-def logits_of(
-  model: gm.nn.Transformer,
-  params: Any,
-  tokens: jax.Array,
-  features: jax.Array,
-) -> jax.Array:
-  """Logits of rows that hold several dialogues, each as if it were alone.
-
-  Args:
-    model: The model.
-    params: Its parameters.
-    tokens: `[B, L]`, with room for pictures in the first rows.
-    features: Of the pictures of those rows, by `features_of`.
-  """
-  soft = model.apply({'params': params}, features, method=_project)
-  others = [(0, len(tokens) - len(soft))] + [(0, 0)] * (soft.ndim - 1)
-  start = tokens == picture_rows.BOS
-  place = jnp.arange(tokens.shape[1])[None]
-  first = jax.lax.cummax(jnp.where(start, place, 0), axis=1)
-  # What stands for a picture sees all of it, as in the model.
-  number = jnp.cumsum(tokens == model.config.image_tokens.start, axis=1)
-  picture = jnp.where(tokens == gm.vision.PLACEHOLDER, number, 0)
-  mask = (place[:, None] <= place[:, :, None]) | (
-    (picture[:, None] == picture[:, :, None]) & (picture > 0)[:, None]
-  )
-  return model.apply(
-    {'params': params},
-    tokens,
-    soft_tokens=jnp.pad(soft, others),
-    positions=place - first,
-    attention_mask=mask & (first[:, None] == first[:, :, None]),
-  ).logits
-
-
-def features_of(
-  model: gm.nn.Transformer, params: Any, images: jax.Array
-) -> jax.Array:
-  """What the encoder makes of images, in its own width."""
-  encoder = model.config.vision_encoder
-  patches = encoder.patchify_images(images)
-  return encoder.apply(
-    {'params': params['vision_encoder']}, patches=patches, is_training=True
-  )
-
-
-def _project(model: gm.nn.Transformer, features: jax.Array) -> jax.Array:
-  return model.embedder.encode_vision(features)
 
 
 def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
@@ -112,10 +64,10 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
   def loss(params, batch):
     tokens, weights = batch['tokens'], batch['weights'][:, 1:]
     counts = picture_rows.rows_of(weights.shape[1])
-    features = features_of(model, params, batch['images'])
+    features = picture_model.features_of(model, params, batch['images'])
     if not joined:
       features = jax.lax.stop_gradient(features)
-    logits = logits_of(model, params, tokens[:, :-1], features)
+    logits = picture_model.logits_of(model, params, tokens[:, :-1], features)
     nll = weights * optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(tokens[:, 1:], 0)
     )
@@ -135,64 +87,6 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
     return optax.apply_updates(params, updates), state, losses
 
   return step
-
-
-class Exam:
-  """Held-out questions, asked while the model trains.
-
-  The right answer is given and each of its tokens predicted: all are right if
-  and only if the greedy answer is, so one pass is enough.
-  """
-
-  def __init__(
-    self,
-    model: gm.nn.Transformer,
-    data: picture_rows.Data,
-    count: int,
-    batch_size: int = 50,
-  ):
-    """Draws the pictures of `count` questions."""
-    questions = picture_dialogues.held_out(count, seed=1)
-    self._kinds = [kind for kind, _ in questions]
-    rows = [data.row(dialogue) for _, dialogue in questions]
-    self._batches = [
-      _exam_batch(rows[i : i + batch_size])
-      for i in range(0, len(rows), batch_size)
-    ]
-    self._model = model
-
-  def __call__(self, params: Any) -> str:
-    """Percentage of right answers, in all and by kind."""
-    good: list[bool] = []
-    for tokens, answer, images in self._batches:
-      logits = _answer(self._model, params, tokens[:, :-1], images)
-      hit = np.asarray(logits.argmax(axis=-1)) == tokens[:, 1:]
-      good += np.all(hit | ~answer[:, 1:], axis=1).tolist()
-    by_kind = collections.defaultdict(list)
-    for kind, right in zip(self._kinds, good, strict=True):
-      by_kind[kind].append(right)
-    parts = [f'{kind} {100 * np.mean(x):.0f}' for kind, x in by_kind.items()]
-    return f'{100 * np.mean(good):.1f} % right: {", ".join(parts)}'
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _answer(model, params, tokens, images):
-  return logits_of(model, params, tokens, features_of(model, params, images))
-
-
-def _exam_batch(
-  rows: list[picture_rows.Row],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Tokens, which of them are the last answer, images."""
-  shape = len(rows), EXAM_LENGTH
-  tokens, answer = np.zeros(shape, np.int32), np.zeros(shape, bool)
-  for i, row in enumerate(rows):
-    tokens[i, : len(row.tokens)] = row.tokens
-    learned = np.flatnonzero(row.weights)
-    # The last unbroken run of them.
-    first = learned[np.flatnonzero(np.diff(learned, prepend=-2) > 1)[-1]]
-    answer[i, first : learned[-1] + 1] = True
-  return tokens, answer, picture_rows.images_of([r.scenes for r in rows], 2)
 
 
 def init(model: gm.nn.Transformer) -> Any:
@@ -251,7 +145,7 @@ def _spelled(
     *map(pretrain_encoder.batch, range(SPELLED_BATCHES)), strict=True
   )
   looks, places = map(np.concatenate, zip(*labels, strict=True))
-  x = features_of(model, params, np.concatenate(images))
+  x = picture_model.features_of(model, params, np.concatenate(images))
   x /= jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True))
   words = names[looks[..., 0]] + colours[looks[..., 1]]
   words += places @ ways * (looks[..., :1] > 0)
@@ -282,14 +176,17 @@ def train(
     state = params, optimizer.init(params)
     ckpts.save(0, state)  # The encoder took a while.
   steps = [make_step(model, optimizer, joined=x) for x in (False, True)]
-  exam = Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
+  exam = picture_model.Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
     step_fn = steps[step >= JOIN_AT * args.steps]
-    params, opt_state, losses = step_fn(
-      *state, data.batch(step, row_length(step, args.steps))
+    batch = data.batch(
+      step,
+      row_length(step, args.steps),
+      even=step >= EVEN_AT * args.steps,
     )
+    params, opt_state, losses = step_fn(*state, batch)
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       named = zip(LOSSES, losses, strict=True)
