@@ -89,6 +89,26 @@ def picture_logits(model, tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
   return out.logits.float().numpy()
 
 
+def picture_greedy(
+  model, tokens: list[int], images: np.ndarray, count: int, banned: list[int]
+) -> list[int]:
+  """The next tokens behind a row with room for images, by its own cache."""
+  row = torch.tensor([tokens])
+  here = row == -2
+  its = {'pixel_values': pixels(images)} if len(images) else {}
+  out = model.generate(
+    torch.where(here, model.config.image_token_id, row),
+    **its,
+    attention_mask=torch.ones_like(row),
+    token_type_ids=here.long(),
+    do_sample=False,
+    max_new_tokens=count,
+    eos_token_id=None,
+    suppress_tokens=banned,
+  )
+  return out[0, len(tokens) :].tolist()
+
+
 def greedy(model, row: list[int], count: int) -> list[int]:
   """The next tokens, one full forward pass each; padding is never picked."""
   row = list(row)

@@ -13,22 +13,18 @@ import cases
 from gemma import gm
 from gemma import peft
 from gemma.gm.ckpts import _hf_layout
-from gemma.peft import _weights
+
+MODULES = r'^(?!embedder)'  # All that are modules in PEFT.
 
 
-def adapters(params, rank=3):
-  """Random adapters of all weights, float32."""
-  flat = traverse_util.flatten_dict(params)
-  out, rng = {}, np.random.RandomState(0)
-  for weight in _weights.weights(_weights.without_media(params)):
-    w = flat[weight.path]
-    kept = [n for i, n in enumerate(w.shape) if i not in weight.summed]
-    where = (*weight.stand_in('LoRAEinsum'), 'lora')
-    shapes = {'a': [*(w.shape[i] for i in weight.summed), rank]}
-    shapes['b'] = [rank, *kept]
-    for name, shape in shapes.items():
-      out[(*where, name)] = jnp.asarray(rng.normal(0, 0.2, shape), 'float32')
-  return traverse_util.unflatten_dict(out)
+def adapters(params, rank=3, targets=r'^layer_'):
+  """Random adapters that change what a model says, float32."""
+  key = jax.random.key(0)
+  lora = peft.init_lora(params, rank=rank, rng=key, targets=targets)
+  rng = np.random.RandomState(0)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), 'float32'), lora
+  )
 
 
 def same(left, right):
@@ -81,7 +77,7 @@ def test_fuse_of_flax_layers():
 
 @pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
 def test_folder_round_trip(case, tmp_path):
-  lora = adapters(case.params)
+  lora = adapters(case.params, targets=MODULES)
   params = peft.merge_params(case.params, lora)
   gm.ckpts.save_adapter(tmp_path / 'a', model=case.model, params=params)
   assert [file.name for file in sorted((tmp_path / 'a').iterdir())] == [
@@ -215,3 +211,148 @@ def test_what_peft_saves_is_opened(case, targets, tmp_path):
   ours = case.model.apply({'params': params}, tokens).logits
   np.testing.assert_allclose(hf.logits(model.eval(), tokens), ours, atol=5e-5)
   assert _hf_layout.HEAD not in lora
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings('ignore')  # Those of peft and transformers.
+def test_peft_with_adapters_of_the_encoder(tmp_path):
+  """There and back, with pictures to look at."""
+  import peft as hf_peft
+
+  import hf
+
+  case = cases.VISION
+  lora = adapters(case.params, targets=MODULES)
+  params = peft.merge_params(case.params, lora)
+  gm.ckpts.save_hf(tmp_path / 'base', model=case.model, params=case.params)
+  gm.ckpts.save_adapter(tmp_path / 'a', model=case.model, params=params)
+  model = hf_peft.PeftModel.from_pretrained(
+    hf.read_picture_model(tmp_path / 'base'), tmp_path / 'a'
+  )
+  assert any('vision_tower' in m for m in model.targeted_module_names)
+  tokens, images = case.tokens(2, 12) % 280 + 1, case.images(2, 1)
+  tokens[:, 3] = case.config.image_tokens.start
+  ours = case.model.apply({'params': params}, tokens, images=images).logits
+  row, place = gm.vision.expand(
+    jnp.asarray(tokens), images=1, count=4, ids=case.config.image_tokens
+  )
+  theirs = hf.picture_logits(model.base_model.model, row, images)
+  theirs = np.take_along_axis(theirs, np.asarray(place)[:, :, None], axis=1)
+  np.testing.assert_allclose(ours, theirs, atol=5e-5)
+  plain = case.model.apply({'params': case.params}, tokens, images=images)
+  assert np.abs(plain.logits - ours).max() > 0.01
+
+  model.save_pretrained(tmp_path / 'back')
+  same(gm.ckpts.load_adapter(tmp_path / 'back', model=case.model), lora)
+
+
+# Adapters that are new.
+
+SHAPES = {  # D 32, N 4, K 2, H 16, F 48; rank 4.
+  'attn/q_einsum/_LoRAEinsum_0': ((32, 4), (4, 4, 16)),
+  'attn/kv_einsum/_LoRAEinsum_0': ((32, 4), (4, 2, 2, 16)),
+  'attn/attn_vec_einsum/_LoRAEinsum_0': ((4, 16, 4), (4, 32)),
+  'mlp/_LoRAEinsum_gating_einsum': ((32, 4), (4, 2, 48)),
+  'mlp/_LoRAEinsum_linear': ((48, 4), (4, 32)),
+}
+
+
+def wrapped(case, **kwargs):
+  model = gm.nn.LoRA(model=case.model, **kwargs)
+  tokens = jnp.ones((1, 4), jnp.int32)
+  return model, model.init(jax.random.key(0), tokens)['params']
+
+
+def test_shapes_are_the_published_ones():
+  _, params = wrapped(cases.CASES[-1], rank=4)
+  flat = traverse_util.flatten_dict(peft.split_params(params).lora, sep='/')
+  shapes = {
+    name.removeprefix('layer_0/'): x.shape
+    for name, x in flat.items()
+    if name.startswith('layer_0/')
+  }
+  expected = {
+    f'{name}/lora/{part}': shape
+    for name, both in SHAPES.items()
+    for part, shape in zip('ab', both, strict=True)
+  }
+  assert shapes == expected
+  assert all(x.dtype == jnp.bfloat16 for x in flat.values())
+
+
+@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+def test_new_adapters_change_nothing_at_first(case):
+  model, params = wrapped(case, rank=2, dtype=jnp.float32)
+  plain = case.model.init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
+  lora = peft.split_params(params).lora
+  params = peft.merge_params(plain['params'], lora)
+  tokens = case.tokens(2, 10) % 280 + 1
+  out = model.apply({'params': params}, tokens).logits
+  same(out, case.model.apply(plain, tokens).logits)
+  assert {len(x.shape) for x in jax.tree.leaves(lora)} >= {2, 3}
+
+
+@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+def test_adapter_equals_fused(case):
+  lora = adapters(case.params, targets=None)
+  params = peft.merge_params(case.params, lora)
+  options = {}
+  tokens = case.tokens(2, 10) % 280 + 1
+  if case.config.vision_encoder is not None:
+    tokens[:, 3] = case.config.image_tokens.start
+    options['images'] = case.images(2, 1)
+  out = case.model.apply({'params': params}, tokens, **options).logits
+  fused = case.model.apply(
+    {'params': peft.fuse_params(params)}, tokens, **options
+  )
+  np.testing.assert_allclose(out, fused.logits, atol=2e-5)
+
+
+def test_adapters_of_integers():
+  """A base that was quantized has the same adapters, in the same places."""
+  case = cases.CASES[0]
+  key = jax.random.key(0)
+  ints = peft.quantize(case.params, method='int8')
+  lora = peft.init_lora(ints, rank=3, rng=key)
+  same(lora, peft.init_lora(case.params, rank=3, rng=key))
+  params = peft.merge_params(ints, adapters(case.params))
+  out = case.model.apply({'params': params}, case.tokens()).logits
+  plain = case.model.apply({'params': ints}, case.tokens()).logits
+  assert np.abs(out - plain).max() > 0.01
+
+
+def test_only_the_targets():
+  case = cases.CASES[0]
+  _, params = wrapped(case, rank=1, targets=('layer_1/attn', 'linear$'))
+  names = traverse_util.flatten_dict(peft.split_params(params).lora, sep='/')
+  assert {name.split('/')[1] for name in names} == {'attn', 'mlp'}
+  assert not any(name.startswith('layer_0/attn') for name in names)
+  with pytest.raises(ValueError, match="targets='q_proj' matches none of"):
+    wrapped(case, rank=1, targets='q_proj')
+  with pytest.raises(ValueError, match='rank=0 is below 1'):
+    wrapped(case, rank=0)
+
+
+def test_a_rank_does_not_stick():
+  """Programs of one rank are not used for another."""
+  for rank in (2, 3):
+    _, params = wrapped(cases.CASES[0], rank=rank)
+    lora = peft.split_params(params).lora
+    assert {min(x.shape) for x in jax.tree.leaves(lora)} <= {1, 2, rank}
+
+
+def test_published_way_to_sample(tiny):
+  """The calls of the published notebook."""
+  model = gm.nn.LoRA(rank=4, model=gm.nn.Gemma3_Tiny())
+  tokens = jnp.zeros((1, 256), jnp.int32)
+  params = model.init(jax.random.key(0), tokens)['params']
+  original, lora = peft.split_params(params)
+  path = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
+  params = peft.merge_params(gm.ckpts.load_params(path, params=original), lora)
+  prompt = jnp.asarray(tiny.tokenizer.encode('ROMEO:', add_bos=True))
+  out = model.apply({'params': params}, tokens=prompt, return_last_only=True)
+  assert out.logits.shape == (tiny.model.config.num_embed,)
+  chat = gm.text.ChatSampler(
+    model=model, params=params, tokenizer=tiny.tokenizer
+  )
+  assert chat.chat('What is 7 + 5?') == '12'

@@ -329,10 +329,6 @@ BAD = {
     ),
     'says an image, but it writes text only',
   ),
-  'vision': (
-    lambda s, path: new_chat(s).chat('x', images=[[0]]),
-    'does not support vision',
-  ),
 }  # fmt: skip
 
 

@@ -267,10 +267,6 @@ BAD_SAMPLES = {
     {'prompt': 'a', 'sampling': gm.text.LogitBias(bias={2048: 1.0})},
     'LogitBias has token 2048, outside of the table of 2048 rows',
   ),
-  'images': (
-    {'prompt': 'a', 'images': np.zeros((8, 8, 3))},
-    'Transformer does not support vision, but images were given',
-  ),
   'schema': ({'prompt': 'a', 'schema': 3}, 'int is no JSON schema: give a'),
   'no alternatives': ({'prompt': 'a', 'logprobs': -1}, 'logprobs=-1'),
   'alternatives': (

@@ -1,14 +1,15 @@
 """Calls of the published notebooks run unchanged, on the bundled model.
 
-Only the names of the model, its weights and its tokenizer are those of the
-bundled one.
+Only the names of the model, its weights and its tokenizer are others.
 """
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import cases
 from gemma import gm
+import images
 
 
 @pytest.mark.slow
@@ -69,6 +70,35 @@ def test_tokenizer_notebook():
   ids = tokenizer.encode('<my_other_tag>')
   assert ids == [special.CUSTOM + 17]
   assert tokenizer.decode(ids) == '<my_other_tag>'
+
+
+def test_multimodal_notebook():
+  """On a model that sees, with random weights."""
+  model, params = cases.SPEAKING.model, cases.SPEAKING.params
+  tokenizer = gm.text.Gemma3TinyTokenizer()
+  image = images.picture(90, 120)
+
+  sampler = gm.text.ChatSampler(
+    model=model, params=params, tokenizer=tokenizer, max_out_length=8
+  )
+  out = sampler.chat(
+    'Describe the contents of this image: <start_of_image>', images=image
+  )
+  assert isinstance(out, str)
+
+  prompt = tokenizer.encode(
+    """<start_of_turn>user
+Describe the contents of this image: <start_of_image><end_of_turn>
+<start_of_turn>model
+""",
+    add_bos=True,
+  )
+  prompt = jnp.asarray(prompt)
+  out = model.apply(
+    {'params': params}, tokens=prompt, images=image, return_last_only=True
+  )
+  assert tokenizer.plot_logits(out.logits).data[0].type == 'bar'
+  assert isinstance(tokenizer.decode(jnp.argmax(out.logits)), str)
 
 
 def test_readme():

@@ -11,6 +11,7 @@ import pytest
 
 import cases
 from gemma import gm
+from gemma import peft
 from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _settings
@@ -35,6 +36,10 @@ def prompts():
 
 
 PROMPTS = prompts()
+
+
+def slow(*values):
+  return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @pytest.fixture(scope='module')
@@ -72,9 +77,6 @@ def test_batch_alone_and_stream_are_the_same(sampler):
     assert alone.token_ids == batch.token_ids[i]
     assert alone.usage == batch.usage[i]
     assert alone.usage.prompt_tokens == len(prompt) + 7 * len(shown or ())
-    assert (
-      not shown or not sampler.codec.decode(alone.state.contexts()[0]) == ''
-    )
 
 
 def test_turns_equal_one_pass(sampler):
@@ -96,7 +98,7 @@ def test_turns_equal_one_pass(sampler):
   assert len(state.images) == 2  # One of them was shown twice.
 
 
-@pytest.mark.parametrize('pad_length', [1, 4, 5, (4, 16), 64, None])
+@pytest.mark.parametrize('pad_length', [4, *slow(1, 5, (4, 16), 64, None)])
 def test_size_of_chunks_changes_nothing(sampler, pad_length):
   """Also if an image is longer than all sizes."""
   expected = sampler.sample(PROMPTS, images=IMAGES, max_new_tokens=4)
@@ -120,7 +122,7 @@ def test_pieces_never_part_an_image():
         assert len(part) == begin
         assert shown == [image] * ((tokens == -2).sum() // 4)
         assert len(shown) <= chunk.room
-        part += tokens[tokens != 0].tolist()
+        part.extend(tokens[tokens != 0].tolist())
     assert parts == [np.maximum(row, -2).tolist() for row in rows]
 
 
@@ -141,7 +143,6 @@ def test_forms_of_images(sampler, tmp_path):
   same = np.stack([SEEN[0], SEEN[0][::-1]])
   pair = sampler.sample(two, images=[*same], **short)
   assert sampler.sample(two, images=same, **short) == pair
-  assert pair != sampler.sample(two, images=same[::-1], **short)
   batch = sampler.sample([two, prompt], images=[[*same], same[0]], **short)
   # The rows of one array may have images that they do not ask for.
   array = np.stack([same, same])
@@ -163,7 +164,7 @@ def test_equal_prefixes_show_equal_images(sampler):
       assert out.token_ids == expected.token_ids
       np.testing.assert_allclose(
         out.state.cache.layers['layer_5'].k,
-        expected.state.cache.layers['layer_5'].k[:, : out.state.cache.cache_length],
+        expected.state.cache.layers['layer_5'].k,
         atol=1e-5,
       )  # fmt: skip
   rows = [[START, *text, n] for n in (3, 4, 5)]
@@ -184,7 +185,7 @@ def test_prefix_that_ends_inside_an_image():
   assert _prefix_cache.common_prefix([rows[0], rows[0][:5]]) == 5
 
 
-@pytest.mark.parametrize('draft', [None, gm.text.PromptLookup()])
+@pytest.mark.parametrize('draft', [None, *slow(gm.text.PromptLookup())])
 def test_rolling_drops_whole_images(draft):
   """What is left is computed as if nothing had been before."""
   s = CASE.sampler(
@@ -234,6 +235,29 @@ def test_cache_that_does_not_fit_is_computed_anew():
     s.sample([9], last_state=out.state.replace(images=()))
 
 
+def test_caches_that_grow(sampler, monkeypatch):
+  """While prompts with images come in, and while answers go on."""
+  from gemma.gm.text import _runner
+
+  expected = sampler.sample(PROMPTS[:3], images=IMAGES[:3], return_state=True)
+  monkeypatch.setattr(_runner, '_CAPACITY', 8)
+  monkeypatch.setattr(_runner, '_ANSWER', 1)
+  small = sampler.sample(PROMPTS[:3], images=IMAGES[:3], return_state=True)
+  assert small.token_ids == expected.token_ids
+  assert small.state.cache.cache_length < expected.state.cache.cache_length
+
+
+def test_model_with_adapters_sees(sampler):
+  model = gm.nn.LoRA(rank=2, model=CASE.model, dtype=jnp.float32)
+  params = model.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))['params']
+  lora = peft.split_params(params).lora
+  s = dataclasses.replace(
+    sampler, model=model, params=peft.merge_params(CASE.params, lora)
+  )
+  fields = {'images': IMAGES[0], 'max_new_tokens': 4}
+  assert s.sample(PROMPTS[0], **fields) == sampler.sample(PROMPTS[0], **fields)
+
+
 def test_many_prompts_encode_an_image_once(sampler, monkeypatch):
   """Through few slots, as each prompt alone."""
   encoded, encode = [], _album._encode
@@ -263,7 +287,7 @@ def blind():
   return next(case for case in cases.CASES if case.name == 'gemma3_gqa')
 
 
-@pytest.mark.parametrize('kind', ['same', 'noisy', 'blind', 'lookup'])
+@pytest.mark.parametrize('kind', ['blind', *slow('same', 'noisy', 'lookup')])
 def test_guesses_change_no_greedy_answer(sampler, kind):
   rng = np.random.RandomState(0)
   params = {
@@ -293,7 +317,7 @@ def test_guesses_change_no_greedy_answer(sampler, kind):
   assert isinstance(again, str)
 
 
-@pytest.mark.parametrize('chunk_length', [3, 8, 64])
+@pytest.mark.parametrize('chunk_length', [8, *slow(3, 64)])
 def test_scores_and_vectors(sampler, chunk_length):
   """Of what is said; an image is seen, but not scored."""
   fields = {'images': IMAGES, 'chunk_length': chunk_length}
@@ -331,6 +355,7 @@ def test_scores_and_vectors(sampler, chunk_length):
     assert score.perplexity == pytest.approx(np.exp(-sum(expected) / words))
 
 
+@pytest.mark.slow
 def test_penalties_do_not_count_images(sampler):
   seen = _settings.Seen.of_prompts([[5, -9, 7, -2]], 10)
   assert np.flatnonzero(seen.prompt[0]).tolist() == [5, 7]
@@ -343,6 +368,7 @@ def test_penalties_do_not_count_images(sampler):
   )
 
 
+@pytest.mark.slow
 def test_images_compile_nothing_once_warm(sampler):
   """Neither other images, nor other numbers of them, nor text."""
   s = dataclasses.replace(sampler, cache_length=64)
@@ -383,6 +409,7 @@ def test_async(sampler):
   assert whole == sampler.sample(PROMPTS[0], **fields)
 
 
+@pytest.mark.slow
 def test_devices_share_rows_with_images(sampler):
   from jax.sharding import NamedSharding
   from jax.sharding import PartitionSpec
@@ -393,85 +420,3 @@ def test_devices_share_rows_with_images(sampler):
   assert sampler.sample(
     PROMPTS[:4], sharding=sharding, **fields
   ) == sampler.sample(PROMPTS[:4], **fields)
-
-
-ONE, TWO = [5, START, 6], [START, 5, START]
-BAD = {
-  'fewer places': (
-    {'prompt': ONE, 'images': SEEN[:2]},
-    '2 images but 1 <start_of_image> in the prompt. Add or remove placehold',
-  ),
-  'more places': (
-    {'prompt': [ONE, TWO], 'images': [SEEN[0], SEEN[0]]},
-    '1 image but 2 <start_of_image> in prompt 1. Add',
-  ),
-  'no images': ({'prompt': ONE}, '0 images but 1 <start_of_image> in the'),
-  'empty': ({'prompt': ONE, 'images': []}, '0 images but 1 <start_of_ima'),
-  'no place': ({'prompt': [5], 'images': SEEN[0]}, '1 image but 0 <start'),
-  'array of too many': (
-    {'prompt': [ONE, ONE], 'images': np.stack([SEEN[0]] * 4)[None].repeat(2, 0)},
-    '4 images but 1 <start_of_image> in prompt 0',
-  ),
-  'rows': (
-    {'prompt': [ONE, ONE], 'images': SEEN[:3]},
-    'images has 3 entries for 2 prompts. Give a list with one entry',
-  ),
-  'one for two': (
-    {'prompt': [ONE, ONE], 'images': 'x.png'},
-    'One image was given for 2 prompts',
-  ),
-  'shape': (
-    {'prompt': [ONE, ONE], 'images': SEEN[0]},
-    r'shape \(16, 16, 3\) for 2 prompts. Give B H W C or B N H W C with B = 2',
-  ),
-  'batch for one': (
-    {'prompt': ONE, 'images': np.zeros((1, 1, 4, 4, 3), np.uint8)},
-    r'shape \(1, 1, 4, 4, 3\) for one prompt. Give H W C, or N H W C',
-  ),
-  'list of lists': (
-    {'prompt': ONE, 'images': [SEEN[:1]]}, 'have a list among them. Give a fl'
-  ),
-  'soft tokens': ({'prompt': [5, -2, 6]}, 'Token id -2 in prompt 0 is not'),
-  'not found': ({'prompt': ONE, 'images': 'no.png'}, 'no image at .no.png'),
-  'truncated': (
-    {'prompt': ONE, 'images': images.encode(Image.fromarray(SEEN[0]))[:60]},
-    'is damaged',
-  ),
-  'nan': ({'prompt': ONE, 'images': np.full((4, 4), np.nan)}, 'NaN or infin'),
-  'range': ({'prompt': ONE, 'images': np.full((4, 4), 200.0)}, 'from 0 to 1'),
-  'no pixels': (
-    {'prompt': ONE, 'images': np.zeros((0, 4, 3), np.uint8)}, 'has no pixels'
-  ),
-  'too long': (
-    {'prompt': [START] * 20, 'images': [SEEN[0]] * 20},
-    'Row 0 has 160 tokens, but the cache holds 128',
-  ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('name', BAD)
-def test_bad_images(sampler, name):
-  fields, message = BAD[name]
-  with pytest.raises((ValueError, OSError), match=message):
-    sampler.sample(**fields)
-
-
-def test_error_says_which_image_it_is(sampler):
-  bad = [[SEEN[0]], [SEEN[0], np.zeros((4, 4), int)]]
-  with pytest.raises(TypeError, match='int64. Give uint8') as info:
-    sampler.sample([ONE, TWO], images=bad)
-  assert info.value.__notes__ == [
-    'This is image 1 of 2.', 'It belongs to prompt 1.',
-  ]  # fmt: skip
-
-
-@pytest.mark.parametrize('call', ['sample', 'score', 'embed'])
-def test_model_that_does_not_see(call):
-  text = blind().sampler()
-  with pytest.raises(ValueError, match='Transformer does not support vision'):
-    getattr(text, call)(ONE, images=SEEN[0])
-  with pytest.raises(ValueError, match='does not support vision'):
-    text.warmup(images=True)
-  part = {'type': 'image', 'image': SEEN[0]}
-  with pytest.raises(ValueError, match='does not support vision'):
-    text.sample([{'role': 'user', 'content': [part]}])

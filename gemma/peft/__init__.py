@@ -4,6 +4,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.peft._fuse import fuse_params as fuse_params
+  from gemma.peft._lora import init_lora as init_lora
   from gemma.peft._quantization import QuantizationMethod as QuantizationMethod
   from gemma.peft._quantization import quantize as quantize
   from gemma.peft._tree import SplitParams as SplitParams

@@ -39,15 +39,11 @@ def fuse_params(params: Mapping[str, Any]) -> dict[str, Any]:
   original, lora = _tree.split_params(params)
   flat = traverse_util.flatten_dict(original)
   adapters = traverse_util.flatten_dict(lora)
-  for weight in (*_weights.weights(original), *_kernels(original)):
-    names = [
-      (*weight.stand_in('LoRAEinsum'), _tree.LORA),
-      (*weight.path[:-1], _tree.LORA),
-    ]
-    for name in names:
-      if (*name, 'a') in adapters:
-        a, b = adapters.pop((*name, 'a')), adapters.pop((*name, 'b'))
-        flat[weight.path] = _add(weight, flat[weight.path], a, b)
+  for weight in (*_weights.weights(original), *_weights.kernels(original)):
+    name = weight.adapter
+    if (*name, 'a') in adapters:
+      a, b = adapters.pop((*name, 'a')), adapters.pop((*name, 'b'))
+      flat[weight.path] = _add(weight, flat[weight.path], a, b)
   if adapters:
     raise ValueError(
       'Adapters without a weight beside them: '
@@ -56,14 +52,8 @@ def fuse_params(params: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(flat)
 
 
-def _kernels(params: Mapping[str, Any]) -> list[_weights.Weight]:
-  """Weights of Flax's own layers: what is summed over comes first."""
-  flat = traverse_util.flatten_dict(params)
-  return [_weights.Weight(path, ()) for path in flat if path[-1] == 'kernel']
-
-
 def _add(weight: _weights.Weight, w: Any, a: Any, b: Any) -> jax.Array:
-  summed = weight.summed or tuple(range(a.ndim - 1))
+  summed = weight.summed
   product = jnp.tensordot(
     a.astype(jnp.float32),
     b.astype(jnp.float32),

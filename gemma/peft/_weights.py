@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from gemma.peft import _tree
+
 Path = tuple[str, ...]
 
 # Axes that are summed over when the weight is applied.
@@ -20,6 +22,8 @@ _SUMMED = {
   'linear': (0,),  # FD
 }
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
+_KERNEL = 'kernel'  # The weight of Flax's own layers.
+_INTEGERS = '_IntEinsum_'
 _MEDIA = (
   'vision_encoder',
   'audio_encoder',
@@ -45,6 +49,13 @@ class Weight:
     name = '0' if self.path[-1] not in _LEAVES else self.path[-1]
     return (*self.path[:-1], f'_{kind}_{name}')
 
+  @property
+  def adapter(self) -> Path:
+    """Where its adapter is, `{'a': ..., 'b': ...}`."""
+    if self.path[-1] == _KERNEL:
+      return (*self.path[:-1], _tree.LORA)
+    return (*self.stand_in('LoRAEinsum'), _tree.LORA)
+
 
 def weights(
   params: Mapping[str, Any], key: str = 'w', path: Path = ()
@@ -65,6 +76,36 @@ def weights(
     elif name == key or name in _LEAVES:
       here = (*path, name)
       yield Weight(here, _summed(here, value.shape, params))
+
+
+def kernels(params: Mapping[str, Any], path: Path = ()) -> Iterator[Weight]:
+  """The weights of `Dense` layers, and of attention as Flax has it.
+
+  Those of convolutions, which have more axes, are left out.
+
+  Args:
+    params: Nested dicts of arrays or shapes.
+    path: Where the tree is in the whole.
+  """
+  for name, value in params.items():
+    here = (*path, name)
+    if isinstance(value, Mapping):
+      yield from kernels(value, here)
+    elif name == _KERNEL and len(value.shape) in (2, 3):
+      heads = here[-2:-1] == ('out',) and len(value.shape) == 3  # NHD
+      yield Weight(here, (0, 1) if heads else (0,))
+
+
+def as_plain(params: Mapping[str, Any]) -> dict[str, Any]:
+  """A tree with integers at the places of the weights they stand in for."""
+  plain = {}
+  for name, value in params.items():
+    if name.startswith(_INTEGERS):
+      weight = name.removeprefix(_INTEGERS)
+      plain[weight if weight in _LEAVES else 'w'] = value[_KERNEL]
+    else:
+      plain[name] = as_plain(value) if isinstance(value, Mapping) else value
+  return plain
 
 
 def without_media(params: Mapping[str, Any]) -> dict[str, Any]:

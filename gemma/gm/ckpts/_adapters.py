@@ -30,7 +30,11 @@ from gemma.peft import _weights
 _CONFIG = 'adapter_config.json'
 _WEIGHTS = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
-_TOWER = 'language_model.'  # The text model, where there is another beside it.
+_TEXT_TOWER = 'language_model.'  # Where there is another beside it.
+_TEXT_ENDS = '/w', '/gating_einsum', '/linear'
+_VISION_ENDS = ('/kernel',)
+_CONVOLUTION = '/embedding/kernel'
+_PROJECTION = 'mm_input_projection'  # A parameter of theirs, not a module.
 # What PEFT can do beyond `B A`, and what it must be for us to read it.
 _ONLY = {
   'use_dora': False,
@@ -72,8 +76,7 @@ def save_adapter(
   flat = _tree.leaves(peft.split_params(params).lora)
   rows = {_place(row): row for row in _linear_rows(model)}
   found = {path[:-1] for path in flat}
-  problems = [f'unknown: {"/".join(path)}' for path in found - rows.keys()]
-  text = '' if model.config.vision_encoder is None else _TOWER
+  problems = [_no_place(path) for path in sorted(found - rows.keys())]
   tensors: dict[str, np.ndarray] = {}
   ranks: dict[str, int] = {}
   for where in sorted(found & rows.keys()):
@@ -84,9 +87,10 @@ def save_adapter(
     except einops.EinopsError:
       problems.append(f'mis-shaped: {"/".join(where)} a {a.shape} b {b.shape}')
       continue
-    prefix = f'{_PREFIX}model.{text}'
+    tower = _tower(row, model)
+    prefix = f'{_PREFIX}model.{tower}'
     tensors |= {f'{prefix}{name}': x for name, x in written.items()}
-    ranks.update((_module(name), b.shape[0]) for name in row.names)
+    ranks.update((tower + _module(name), b.shape[0]) for name in row.names)
   if not found:
     raise ValueError('params have no adapters: no dict has a key `lora`.')
   if problems:
@@ -94,7 +98,7 @@ def save_adapter(
       'Adapters do not fit the model:\n  ' + '\n  '.join(problems)
     )
   with _folders.new_folder(path) as folder:
-    config = _config_of(ranks, base, text)
+    config = _config_of(ranks, base, text_only=not _has_vision(model))
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + '\n')
     safetensors.numpy.save_file(
       tensors, folder / _WEIGHTS, metadata={'format': 'pt'}
@@ -164,17 +168,37 @@ _Pair = tuple[np.ndarray, np.ndarray]  # lora_A, and lora_B with its factor.
 
 
 def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_layout.Row]:
-  """The weights that adapters can be of."""
+  """The weights that adapters can be of: those of linear modules."""
   for row in _hf_layout.table(model.config):
-    text = not _hf_layout.is_vision(row.names[0])
-    if text and row.path.endswith(('/w', '/gating_einsum', '/linear')):
+    vision = _hf_layout.is_vision(row.names[0])
+    ends = _VISION_ENDS if vision else _TEXT_ENDS
+    if row.path.endswith(ends) and not row.path.endswith(_CONVOLUTION):
       yield row
+
+
+def _has_vision(model: _transformer.Transformer) -> bool:
+  return model.config.vision_encoder is not None
+
+
+def _tower(row: _hf_layout.Row, model: _transformer.Transformer) -> str:
+  """What a module is in, if its name does not tell."""
+  text = not _hf_layout.is_vision(row.names[0])
+  return _TEXT_TOWER if text and _has_vision(model) else ''
+
+
+def _no_place(path: _tree.Path) -> str:
+  name = '/'.join(path)
+  if _PROJECTION not in path:
+    return f'unknown: {name}'
+  return (
+    f'no module of PEFT: {name}. Leave it out (targets= of peft.init_lora), or '
+    'write the whole model: peft.fuse_params, then gm.ckpts.save_hf.'
+  )
 
 
 def _place(row: _hf_layout.Row) -> _tree.Path:
   """Where the adapter of a weight is."""
-  weight = _weights.Weight(tuple(row.path.split('/')), ())
-  return (*weight.stand_in('LoRAEinsum'), 'lora')
+  return _weights.Weight(tuple(row.path.split('/')), ()).adapter
 
 
 def _module(name: str) -> str:
@@ -242,28 +266,29 @@ def _take(
   a, b = (tensors.pop(name).astype(np.float32) for name in names)
   alpha = config['lora_alpha']
   for pattern, value in (config.get('alpha_pattern') or {}).items():
-    if re.fullmatch(rf'(.*\.)?({pattern})', module):
+    full = re.compile(rf'(.*\.)?({pattern})')
+    if full.fullmatch(module) or full.fullmatch(_TEXT_TOWER + module):
       alpha = value
   rank = len(a)
   return a, b * (alpha / (rank**0.5 if config.get('use_rslora') else rank))
 
 
 def _config_of(
-  ranks: Mapping[str, int], base: str | None, text: str
+  ranks: Mapping[str, int], base: str | None, *, text_only: bool
 ) -> dict[str, Any]:
   """What PEFT has to know; its factor `lora_alpha / r` is 1.
 
   Args:
     ranks: Rank of each module.
     base: Name of the model that they adapt.
-    text: What the modules are in, if there is a vision encoder beside them
-      whose modules have the same names.
+    text_only: Whether short names of modules are enough: those of a vision
+      encoder are the same.
   """
   rank = max(ranks.values())
   others = {module: r for module, r in ranks.items() if r != rank}
   short = {module.rsplit('.', 1)[-1] for module in ranks}
   layers = {module.split('.')[1] for module in ranks}
-  whole = not text and len(ranks) == len(short) * len(layers)
+  whole = text_only and len(ranks) == len(short) * len(layers)
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -272,7 +297,7 @@ def _config_of(
     'lora_alpha': rank,
     'rank_pattern': others,
     'alpha_pattern': others,
-    'target_modules': sorted(short if whole else (text + x for x in ranks)),
+    'target_modules': sorted(short if whole else ranks),
     'layers_to_transform': sorted(map(int, layers)) if whole else None,
     'lora_dropout': 0.0,
     'bias': 'none',
@@ -316,5 +341,6 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   plain = {}
   for name, x in stored.items():
     key = _hf_layout.plain_name(name.removeprefix(_PREFIX))
-    plain[key or name] = x
+    if key is not None:  # Such as the head behind a vision encoder.
+      plain[key] = x
   return plain

@@ -147,10 +147,18 @@ def _shapes(
   """Shape of every parameter, from one layer of each kind: it is quicker."""
   kinds = tuple(dict.fromkeys(config.attention_types))
   small = dataclasses.replace(config, attention_types=kinds)
+  if (encoder := config.vision_encoder) is not None:
+    vit = encoder.siglip_encoder.clone(depth=1, parent=None)
+    encoder = encoder.clone(siglip_encoder=vit, parent=None)
+    small = dataclasses.replace(small, vision_encoder=encoder)
   shapes = _transformer.param_shapes(_transformer.Transformer(config=small))
   layers = [shapes.pop(f'layer_{i}') for i in range(len(kinds))]
   for i, kind in enumerate(config.attention_types):
     shapes[f'layer_{i}'] = layers[kinds.index(kind)]
+  if config.vision_encoder is not None:
+    blocks = shapes['vision_encoder']['siglip_encoder']['Transformer']
+    for i in range(config.vision_encoder.siglip_encoder.depth):
+      blocks[f'encoderblock_{i}'] = blocks['encoderblock_0']
   return _tree.flatten(shapes)
 
 

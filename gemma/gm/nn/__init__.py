@@ -14,6 +14,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._layers import Embedder as Embedder
   from gemma.gm.nn._layers import FeedForward as FeedForward
   from gemma.gm.nn._layers import RMSNorm as RMSNorm
+  from gemma.gm.nn._lora import LoRA as LoRA
   from gemma.gm.nn._picture import picture as picture
   from gemma.gm.nn._presets import PRESETS as PRESETS
   from gemma.gm.nn._presets import Gemma1_2B as Gemma1_2B

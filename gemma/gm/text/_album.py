@@ -93,11 +93,14 @@ class Album:
 
   def within(self, rows: Iterable[Sequence[int]]) -> 'Album':
     """Those that are in contexts; the others are forgotten."""
-    if not self.images:
-      return self
-    first = {ids[0]: ids for ids in self.images}
-    there = {first[token] for row in rows for token in row if token in first}
-    return Album({ids: self.images[ids] for ids in self.images if ids in there})
+    count = len(next(iter(self.images), ()))
+    there = {
+      tuple(row[i : i + count])
+      for row in rows
+      for i, token in enumerate(row)
+      if token < 0 and row[i - 1] >= 0
+    }
+    return Album({ids: x for ids, x in self.images.items() if ids in there})
 
   def soft_tokens_of(
     self,

@@ -10,9 +10,8 @@ import os
 from typing import Any
 
 import jax
-import numpy as np
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _conversation
 from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
@@ -23,6 +22,7 @@ from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
 from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
+from gemma.gm.text import _turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,8 @@ class ChatSampler:
   """Holds a conversation: adds turn tags, keeps what was said.
 
   The context of a turn is exactly what was said before it, end tags included.
-  A prompt is text, whatever it says: tags in it are spelled out.
+  A prompt is text, whatever it says: tags in it are spelled out, but for those
+  that say where images go, if there are images.
 
   ```python
   >>> from gemma import gm
@@ -86,7 +87,7 @@ class ChatSampler:
       `length` (max_new_tokens) or `cache_full`.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   multi_turn: bool = False
   print_stream: Any = False
@@ -261,7 +262,7 @@ class ChatSampler:
     return self._pieces(turn, outs)
 
   def _pieces(
-    self, turn: '_Turn', outs: Iterator[_output.SamplerOutput]
+    self, turn: _turn.Turn, outs: Iterator[_output.SamplerOutput]
   ) -> Iterator[str]:
     """Pieces of the answer, which is recorded at the end."""
     tokens: list[int] = []
@@ -277,40 +278,25 @@ class ChatSampler:
       raise
     self._record(turn, out, tokens)
 
-  def _ask(self, prompt: Any, images: Any, multi_turn: bool | None) -> '_Turn':
+  def _ask(
+    self, prompt: Any, images: Any, multi_turn: bool | None
+  ) -> _turn.Turn:
     """The conversation with the prompt, and what of it is new to the model."""
     multi_turn = self.multi_turn if multi_turn is None else multi_turn
-    history = (self._said if multi_turn else self._silence).extend(
-      prompt, images
-    )
-    raw = self._raw if multi_turn else []
-    whole, room = history.ids, self.cache_length or 0
-    length = history.length
-    said = whole[len(raw) :] if whole[: len(raw)] == raw else whole
-    ids = whole
+    history = self._said if multi_turn else self._silence
     # Room for the answer: a quarter of the cache.
-    while self.on_full == 'roll' and len(history.turns) > 1:
-      if history.length <= room * 3 // 4:
-        break
-      history = history.without_oldest()
-      ids = history.ids
-    goes_on = bool(raw) and ids[: len(raw)] == raw
-    state = self.last_state if goes_on else None
-    new = ids if state is None else said
-    return _Turn(
-      history=history,
-      said=said,
-      ids=new,
-      images=history.images_in(new),
-      state=state,
-      context=ids,
-      dropped=length - history.length,
+    room = (self.cache_length or 0) * 3 // 4
+    return _turn.take(
+      history.extend(prompt, images),
+      self._raw if multi_turn else [],
+      last_state=self.last_state,
       kept=self.turns if multi_turn else [],
+      room=room if self.on_full == 'roll' else None,
     )
 
   def _record(
     self,
-    turn: '_Turn',
+    turn: _turn.Turn,
     out: _output.SamplerOutput | None,
     tokens: list[int],
   ) -> str:
@@ -358,40 +344,6 @@ class ChatSampler:
   def _without_end(self, text: str) -> str:
     codec = self.sampler.codec
     return text.removesuffix(codec.decode(codec.special_tokens.END_OF_TURN))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Turn:
-  """A prompt on its way.
-
-  Attributes:
-    history: The conversation with the prompt.
-    said: Its tokens.
-    ids: What the sampler is given: all of the context, if there is no state.
-    images: The images in it.
-    state: What came before.
-    context: All tokens of the conversation.
-    dropped: Tokens of turns that were dropped to make room.
-    kept: The turns before.
-  """
-
-  history: _history.History
-  said: list[int]
-  ids: list[int]
-  images: list[np.ndarray]
-  state: _state.SamplingState | None
-  context: list[int]
-  dropped: int
-  kept: list[Prompt | Response]
-
-  @property
-  def options(self) -> dict[str, Any]:
-    """What the sampler is told besides."""
-    return {
-      'images': self.images or None,
-      'last_state': self.state,
-      'return_state': True,
-    }
 
 
 def _show(text: str, where: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _transformer
 
 
@@ -77,22 +78,27 @@ def drafter(draft: Draft | None) -> Drafter | None:
   return draft
 
 
-def free(model: _transformer.Transformer) -> _transformer.Transformer:
-  """The model, free to return what is asked of it."""
+def free(
+  model: _lora.Model,
+) -> _transformer.Transformer:
+  """The model, free to return what is asked of it.
+
+  Adapters are in the parameters: what creates them is not needed.
+  """
+  if isinstance(model, _lora.LoRA):
+    model = model.model
   return model.clone(return_last_only=None)
 
 
-def sees_the_same(
-  draft: _transformer.Transformer, model: _transformer.Transformer
-) -> bool:
-  """Whether images have the same number of soft tokens in both models."""
+def sees_the_same(draft: _lora.Model, model: _lora.Model) -> bool:
+  """Whether both see, and images have as many soft tokens in each."""
   mine, other = draft.config.vision_encoder, model.config.vision_encoder
   if mine is None or other is None:
-    return mine is other
+    return False
   return mine.num_mm_tokens_per_image == other.num_mm_tokens_per_image
 
 
-def check(draft: Draft | None, model: _transformer.Transformer) -> None:
+def check(draft: Draft | None, model: _lora.Model) -> None:
   """Raises if a draft model has another vocabulary than the model."""
   if not isinstance(draft, DraftModel):
     return

@@ -99,7 +99,7 @@ class Filler:
     if draft is not None:
       assert isinstance(self.draft, _drafts.DraftModel)
       model, params = _drafts.free(self.draft.model), self.draft.params
-      if not _drafts.sees_the_same(model, self.model):
+      if not self._draft_sees:
         rows = [_blind(row, self.model) for row in rows]
       draft, _ = self._prefill(model, params, rows, draft)
     return _prefix_cache.Caches(cache, draft), ahead
@@ -110,10 +110,20 @@ class Filler:
     pieces = [[1] * size for size in sizes]
     for ids in self.album.images:
       self.album.warm_up(self.model, self.params)
+      if isinstance(self.draft, _drafts.DraftModel) and self._draft_sees:
+        model = _drafts.free(self.draft.model)
+        self.album.warm_up(model, self.draft.params)
       room = [size for size in sizes if size >= len(ids)] or [len(ids)]
       pieces += [[*ids, *[1] * (size - len(ids))] for size in room]
     for piece in pieces:
       self.fill(self.empty(rows, capacity), [piece] * rows)
+
+  @property
+  def _draft_sees(self) -> bool:
+    """Whether a draft model sees images, in as many tokens as the model."""
+    return isinstance(self.draft, _drafts.DraftModel) and _drafts.sees_the_same(
+      self.draft.model, self.model
+    )
 
   def _prefill(
     self, model: Any, params: Any, rows: Any, cache: Any

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
 from gemma.gm.text import _images
@@ -49,7 +49,7 @@ class History:
   """
 
   tokenizer: _tokenizer.Tokenizer
-  model: _transformer.Transformer
+  model: _lora.Model
   turns: tuple[Turn, ...] = ()
   system: str | None = None
 
@@ -67,7 +67,7 @@ class History:
         image has no place, or a place no image.
       TypeError: If it is of no such form.
     """
-    if images is not None:
+    if _images.are_given(images):
       _images.check_sees(self.model)
     (given,) = _images.by_prompt(images, 1, batched=False).rows
     if isinstance(prompt, str):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _album
 from gemma.gm.vision import _preprocess
 
@@ -67,6 +67,13 @@ def by_prompt(images: Any, prompts: int, *, batched: bool) -> Given:
   return Given([_of_prompt(row) for row in images])
 
 
+def are_given(images: Any) -> bool:
+  """Whether there is any image, in whatever form."""
+  if isinstance(images, list | tuple):
+    return any(map(are_given, images))
+  return images is not None
+
+
 class Reader:
   """Images to pixels, as a model gets to see them.
 
@@ -74,7 +81,7 @@ class Reader:
     album: All that was read.
   """
 
-  def __init__(self, model: _transformer.Transformer):
+  def __init__(self, model: _lora.Model):
     """Reads for a model.
 
     Args:
@@ -115,7 +122,7 @@ class Reader:
       raise
 
 
-def check_sees(model: _transformer.Transformer) -> int:
+def check_sees(model: _lora.Model) -> int:
   """Height and width of what the model gets to see.
 
   Raises:
@@ -131,15 +138,13 @@ def check_sees(model: _transformer.Transformer) -> int:
   return encoder.image_height
 
 
-def soft_tokens_of(model: _transformer.Transformer) -> int:
+def soft_tokens_of(model: _lora.Model) -> int:
   """Soft tokens of an image; 1 for a model that does not see."""
   encoder = model.config.vision_encoder
   return 1 if encoder is None else encoder.num_mm_tokens_per_image
 
 
-def album_of(
-  images: Sequence[Any], model: _transformer.Transformer
-) -> _album.Album:
+def album_of(images: Sequence[Any], model: _lora.Model) -> _album.Album:
   """Pixels as an album for a model."""
   return _album.Album.of(map(np.asarray, images), soft_tokens_of(model))
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
 from gemma.gm.text import _attach
@@ -36,7 +37,7 @@ def encode(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
   *,
-  model: _transformer.Transformer,
+  model: _lora.Model,
   images: Any = None,
   add_bos: bool,
   allow_special: bool,
@@ -58,7 +59,7 @@ def encode(
       as many places for images as there are.
     TypeError: If a prompt is none of these.
   """
-  if images is not None:
+  if _images.are_given(images):
     _images.check_sees(model)
   if isinstance(prompt, np.ndarray | jax.Array):
     prompt = np.asarray(prompt).tolist()
@@ -92,7 +93,7 @@ def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def collapse(
-  row: Sequence[int], model: _transformer.Transformer
+  row: Sequence[int], model: _lora.Model
 ) -> tuple[list[int], list[int]]:
   """A row with one token for each image, and where each token was in it.
 
@@ -129,7 +130,7 @@ def _encode_one(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
   images: list[Any],
-  model: _transformer.Transformer,
+  model: _lora.Model,
   *,
   add_bos: bool,
   allow_special: bool,
@@ -174,7 +175,7 @@ def _check(
 def _without_padding(
   rows: list[list[int]],
   sources: list[list[Any]],
-  model: _transformer.Transformer,
+  model: _lora.Model,
 ) -> list[list[Any]]:
   """Images of each row where all are one array, which cannot be ragged."""
   counts = [row.count(model.config.image_tokens.start) for row in rows]
@@ -187,7 +188,7 @@ def _without_padding(
 def _with_room(
   rows: list[list[int]],
   sources: list[list[Any]],
-  model: _transformer.Transformer,
+  model: _lora.Model,
   *,
   batched: bool,
 ) -> tuple[list[list[int]], _album.Album]:

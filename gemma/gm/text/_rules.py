@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _config
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _state
 from gemma.gm.text import _step
 from gemma.gm.text import _tokenizer
@@ -15,7 +15,7 @@ Tokens = Sequence[str | int] | None
 
 
 def resolve_tokenizer(
-  model: _transformer.Transformer, tokenizer: _tokenizer.Tokenizer | None
+  model: _lora.Model, tokenizer: _tokenizer.Tokenizer | None
 ) -> _tokenizer.Tokenizer:
   """The tokenizer of a model, or the given one if the two go together."""
   version = model.INFO.tokenizer_version

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -12,16 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
+from gemma.gm.text import _calls
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _images
-from gemma.gm.text import _output
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
-from gemma.gm.text import _queue
 from gemma.gm.text import _request
 from gemma.gm.text import _rules
 from gemma.gm.text import _runner
@@ -31,7 +30,6 @@ from gemma.gm.text import _scoring
 from gemma.gm.text import _settings
 from gemma.gm.text import _state
 from gemma.gm.text import _step
-from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 
 Sampling = _sampling.SamplingMethod | Sequence[_sampling.SamplingMethod]
@@ -79,7 +77,7 @@ class Sampler:
       control tokens. Turn it off for text that is not your own.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   tokenizer: _tokenizer.Tokenizer | None = None
   sampling: Sampling = _sampling.Greedy()
@@ -139,9 +137,9 @@ class Sampler:
         an image, a list of them, or an array `N H W C`. For a list of prompts,
         a list with such an entry or None for each, or an array `B H W C` or
         `B N H W C`. An image is anything that `gm.vision.read_image` takes. The
-        messages of a conversation may have their images in them instead
-        (`{'type': 'image', 'image': ...}`); of those that are given here and
-        have no place in a conversation, it begins with them.
+        messages of a conversation may have their images in them instead:
+        `{'type': 'image', 'image': ...}`. Images of a conversation that has no
+        place for them go before its newest message.
       max_new_tokens: Most tokens to sample, by default `max_out_length`; a list
         has one number for each prompt.
       stream: Whether to return an iterator over the pieces of the text, one per
@@ -192,18 +190,12 @@ class Sampler:
       sharding=sharding,
     )
     full = return_state or logprobs is not None or return_hidden_states
+    batched = prompts.batched
     if stream:
-      state, known = self._runner.begin(request, last_state)
-      parts = self._parts(request, state, known, batched=prompts.batched)
+      parts = self._calls.parts(request, last_state, batched=batched)
       return parts if full else (p.text for p in parts if not p.usage)
-    many = len(prompts.rows) > self.max_batch_size and last_state is None
-    answers, last = (
-      (self._in_turns(request, progress), None)
-      if many
-      else self._at_once(request, last_state)
-    )
-    out = _output.pack(
-      answers, last, self.max_out_length, batched=prompts.batched
+    out = self._calls.whole(
+      request, last_state, batched=batched, progress=progress
     )
     return out if full else out.text
 
@@ -335,6 +327,14 @@ class Sampler:
       prefix_cache=self.prefix_cache,
     )
 
+  @property
+  def _calls(self) -> _calls.Calls:
+    return _calls.Calls(
+      runner=self._runner,
+      tokenizer=self.codec,
+      max_batch_size=self.max_batch_size,
+    )
+
   def _encoded(
     self, texts: Any, images: Any, *, add_bos: bool = True
   ) -> _prompt.Prompts:
@@ -384,76 +384,4 @@ class Sampler:
       biased=any('bias' in row for row in numbers),
       guides=guides,
       **fields,
-    )
-
-  def _at_once(
-    self,
-    request: _request.Request,
-    last_state: _state.SamplingState | None,
-  ) -> tuple[list[_output.Answer], _state.SamplingState]:
-    """Answers of one batch, and the state behind them."""
-    state, known = self._runner.begin(request, last_state)
-    *_, state = self._runner.run(state, request, often=False)
-    rows = range(len(request.rows))
-    answers = self._read(request, state, rows, rows, known)
-    return answers, state.replace(images=request.images)
-
-  def _parts(
-    self,
-    request: _request.Request,
-    state: _state.SamplingState,
-    known: Sequence[int],
-    *,
-    batched: bool,
-  ) -> Iterator[_output.SamplerOutput]:
-    """The pieces of a stream, and behind them what is known at its end."""
-    states = (
-      state.replace(images=request.images)
-      for state in self._runner.run(state, request, often=True)
-    )
-    keep_end = not request.guides
-    for part in _stream.pieces(
-      states, self.codec, batched=batched, keep_end=keep_end
-    ):
-      yield part
-    rows, state = range(len(request.rows)), part.state
-    answers = [
-      dataclasses.replace(answer, text='', token_ids=[])
-      for answer in self._read(request, state, rows, rows, known)
-    ]
-    out = _output.pack(answers, state, self.max_out_length, batched=batched)
-    yield dataclasses.replace(out, tokens=part.tokens)
-
-  def _in_turns(
-    self, request: _request.Request, progress: bool
-  ) -> list[_output.Answer]:
-    """Answers of more prompts than a batch may have."""
-    size = self.max_batch_size
-    self._runner.fitting(request.rows)  # Raises before anything is sampled.
-    if request.guides:  # They look at every token anyway.
-      rows = range(len(request.rows))
-      groups = [rows[i : i + size] for i in rows[::size]]
-      batches = [self._at_once(request.take(g), None)[0] for g in groups]
-      return [answer for batch in batches for answer in batch]
-    read = functools.partial(self._read, request)
-    return _queue.run(
-      self._runner, request, slots=size, read=read, progress=progress
-    )
-
-  def _read(
-    self,
-    request: _request.Request,
-    state: _state.SamplingState,
-    rows: Sequence[int],
-    prompts: Sequence[int],
-    known: Sequence[int],
-  ) -> list[_output.Answer]:
-    return _output.read_answers(
-      state,
-      self.codec,
-      rows=rows,
-      prompt_lengths=[len(request.rows[i]) for i in prompts],
-      cached=known,
-      cache_length=self.cache_length,
-      keep_end=not request.guides,
     )

@@ -6,6 +6,7 @@ head_dim, F hidden, S soft tokens.
 Names of parameters are those of the released files, which are Flax's own.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
+from jaxtyping import Key
 
 from gemma.gm.math import _attention
 from gemma.gm.math import _mask
@@ -46,6 +48,47 @@ class PatchEmbedding(nn.Module):
     return x + bias.astype(self.dtype)[None, None]
 
 
+class Dense(nn.Module):
+  """Flax's `Dense` and `DenseGeneral` in one, with their parameters.
+
+  If the parameters have an adapter in `lora`, it is added.
+
+  Attributes:
+    features: Axes of the result.
+    num_summed: How many axes of the input are summed over, from the last.
+    kernel_init: How the kernel starts, as a matrix.
+    bias_init: How the bias starts.
+    dtype: Dtype to compute in.
+  """
+
+  features: tuple[int, ...]
+  num_summed: int = 1
+  kernel_init: nn.initializers.Initializer = _XAVIER
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B P ...']) -> Float[Array, 'B P ...']:
+    summed = x.shape[x.ndim - self.num_summed :]
+    matrix = math.prod(summed), math.prod(self.features)
+
+    def init(key: Key[Array, ''], shape: Sequence[int]) -> Array:
+      return self.kernel_init(key, matrix, jnp.float32).reshape(shape)
+
+    def apply(x: Array, kernel: Array, summed: int) -> Array:
+      return jnp.tensordot(x, kernel.astype(self.dtype), summed)
+
+    kernel = self.param('kernel', init, (*summed, *self.features))
+    bias = self.param('bias', self.bias_init, self.features, jnp.float32)
+    x = x.astype(self.dtype)
+    y = apply(x, kernel, self.num_summed)
+    y += jnp.expand_dims(bias.astype(self.dtype), (0, 1))
+    lora: Any = self.get_variable('params', 'lora')
+    if lora is None:
+      return y
+    return y + apply(apply(x, lora['a'], self.num_summed), lora['b'], 1)
+
+
 class SelfAttention(nn.Module):
   """Attention of every patch to every patch; memory grows with their number.
 
@@ -63,7 +106,7 @@ class SelfAttention(nn.Module):
 
     def heads(name: str) -> Float[Array, 'B P N H']:
       features = self.num_heads, head_dim
-      return self._dense(features, axis=-1, name=name)(x)
+      return Dense(features, dtype=self.dtype, name=name)(x)
 
     index = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape[:2])
     out = _attention.attend(
@@ -73,12 +116,8 @@ class SelfAttention(nn.Module):
       mask=_mask.Mask(q_index=index, k_index=index, causal=False),
       scale=head_dim**-0.5,
     )
-    return self._dense(x.shape[-1], axis=(-2, -1), name='out')(out)
-
-  def _dense(self, features: Any, axis: Any, name: str) -> nn.DenseGeneral:
-    return nn.DenseGeneral(
-      features, axis=axis, kernel_init=_XAVIER, dtype=self.dtype, name=name
-    )
+    whole = Dense(x.shape[-1:], num_summed=2, dtype=self.dtype, name='out')
+    return whole(out)
 
 
 class MlpBlock(nn.Module):
@@ -98,13 +137,9 @@ class MlpBlock(nn.Module):
     x = nn.gelu(self._dense(self.hidden_dim)(x), approximate=True)
     return self._dense(width)(x)
 
-  def _dense(self, features: int) -> nn.Dense:
-    return nn.Dense(
-      features,
-      kernel_init=_XAVIER,
-      bias_init=nn.initializers.normal(stddev=1e-6),
-      dtype=self.dtype,
-    )
+  def _dense(self, features: int) -> Dense:
+    bias_init = nn.initializers.normal(stddev=1e-6)
+    return Dense((features,), bias_init=bias_init, dtype=self.dtype)
 
 
 class EncoderBlock(nn.Module):

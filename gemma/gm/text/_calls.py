@@ -1,0 +1,138 @@
+"""A request to its answers: at once, piece by piece, or in turns."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+from gemma.gm.text import _output
+from gemma.gm.text import _queue
+from gemma.gm.text import _request
+from gemma.gm.text import _runner
+from gemma.gm.text import _state
+from gemma.gm.text import _stream
+from gemma.gm.text import _tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calls:
+  """What answers requests.
+
+  Attributes:
+    runner: The model, and the memory that sampling may take.
+    tokenizer: The vocabulary.
+    max_batch_size: Most prompts in one batch.
+  """
+
+  runner: _runner.Runner
+  tokenizer: _tokenizer.Tokenizer
+  max_batch_size: int
+
+  def whole(
+    self,
+    request: _request.Request,
+    last_state: _state.SamplingState | None,
+    *,
+    batched: bool,
+    progress: bool,
+  ) -> _output.SamplerOutput:
+    """The answers when all of them are there.
+
+    Args:
+      request: What is asked for.
+      last_state: What the prompts follow.
+      batched: Whether to give a list with an answer for each row.
+      progress: Whether to show a progress bar when prompts wait in line.
+    """
+    if len(request.rows) > self.max_batch_size and last_state is None:
+      answers, state = self._in_turns(request, progress), None
+    else:
+      answers, state = self._at_once(request, last_state)
+    length = self.runner.max_out_length
+    return _output.pack(answers, state, length, batched=batched)
+
+  def parts(
+    self,
+    request: _request.Request,
+    last_state: _state.SamplingState | None,
+    *,
+    batched: bool,
+  ) -> Iterator[_output.SamplerOutput]:
+    """The pieces of a stream, and behind them what is known at its end.
+
+    What is wrong with the prompts is said at once; see `whole` for arguments.
+    """
+    state, known = self.runner.begin(request, last_state)
+    return self._parts(request, state, known, batched=batched)
+
+  def _parts(
+    self,
+    request: _request.Request,
+    state: _state.SamplingState,
+    known: Sequence[int],
+    *,
+    batched: bool,
+  ) -> Iterator[_output.SamplerOutput]:
+    states = (
+      state.replace(images=request.images)
+      for state in self.runner.run(state, request, often=True)
+    )
+    keep_end = not request.guides
+    for part in _stream.pieces(
+      states, self.tokenizer, batched=batched, keep_end=keep_end
+    ):
+      yield part
+    rows, state = range(len(request.rows)), part.state
+    answers = [
+      dataclasses.replace(answer, text='', token_ids=[])
+      for answer in self._read(request, state, rows, rows, known)
+    ]
+    length = self.runner.max_out_length
+    out = _output.pack(answers, state, length, batched=batched)
+    yield dataclasses.replace(out, tokens=part.tokens)
+
+  def _at_once(
+    self,
+    request: _request.Request,
+    last_state: _state.SamplingState | None,
+  ) -> tuple[list[_output.Answer], _state.SamplingState]:
+    """Answers of one batch, and the state behind them."""
+    state, known = self.runner.begin(request, last_state)
+    *_, state = self.runner.run(state, request, often=False)
+    rows = range(len(request.rows))
+    answers = self._read(request, state, rows, rows, known)
+    return answers, state.replace(images=request.images)
+
+  def _in_turns(
+    self, request: _request.Request, progress: bool
+  ) -> list[_output.Answer]:
+    """Answers of more prompts than a batch may have."""
+    size = self.max_batch_size
+    self.runner.fitting(request.rows)  # Raises before anything is sampled.
+    if request.guides:  # They look at every token anyway.
+      rows = range(len(request.rows))
+      groups = [rows[i : i + size] for i in rows[::size]]
+      batches = [self._at_once(request.take(g), None)[0] for g in groups]
+      return [answer for batch in batches for answer in batch]
+    read = functools.partial(self._read, request)
+    return _queue.run(
+      self.runner, request, slots=size, read=read, progress=progress
+    )
+
+  def _read(
+    self,
+    request: _request.Request,
+    state: _state.SamplingState,
+    rows: Sequence[int],
+    prompts: Sequence[int],
+    known: Sequence[int],
+  ) -> list[_output.Answer]:
+    return _output.read_answers(
+      state,
+      self.tokenizer,
+      rows=rows,
+      prompt_lengths=[len(request.rows[i]) for i in prompts],
+      cached=known,
+      cache_length=self.runner.cache_length,
+      keep_end=not request.guides,
+    )
