@@ -90,9 +90,25 @@ _FAMILIES = (_one, _few, _digits, _many)
 _FAMILY_SHARES = (0.25, 0.3, 0.15, 0.3)
 
 
-def questions(rng: Rng, scene: Scene) -> instructions.Turns:
-  """Different ones of any kind; often first the one that asks for all."""
+# What lags in a pilot run gets more; the order is that of `KINDS`.
+_SHARES = np.array([4.0, 1.0, 2.0, 3.0, 4.0, 4.0, 2.0])
+
+
+def questions(rng: Rng, scene: Scene, *, by_kind: bool) -> instructions.Turns:
+  """Different ones of any kind.
+
+  Args:
+    rng: Draws them.
+    scene: What they are about.
+    by_kind: Whether kinds come by their shares. Otherwise there are as many of
+      a kind as can be asked, and often the one that asks for all comes first.
+  """
   kinds = picture_questions.KINDS.values()
+  if by_kind:
+    # Of each kind one, those with a larger share more likely first.
+    order = rng.choice(len(kinds), len(kinds), False, _SHARES / _SHARES.sum())
+    found = [[*kinds][i](rng, scene) for i in order]
+    return [_pick(rng, some) for some in found if some]
   found = [r for kind in kinds for r in kind(rng, scene)]
   found = [found[i] for i in rng.permutation(len(found))]
   if _chance(rng, 0.45):
@@ -101,15 +117,22 @@ def questions(rng: Rng, scene: Scene) -> instructions.Turns:
   return found
 
 
-def training_dialogue(rng: Rng) -> Dialogue:
-  """One to three turns about one or two pictures, none of them held out."""
+def training_dialogue(rng: Rng, *, by_kind: bool = True) -> Dialogue:
+  """One to three turns about one or two pictures, none of them held out.
+
+  Args:
+    rng: Draws it.
+    by_kind: See `questions`.
+  """
   if _chance(rng, 0.25):
     return two_at_once(rng, *_pair(rng, held_out=False))
   scenes = [training_scene(rng)]
-  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)))
+  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)), by_kind)
   if _chance(rng, 0.25):
     scenes.append(training_scene(rng))
-    turns = turns[:1] + _about(rng, scenes[1], 1 + int(rng.integers(2)))
+    turns = turns[:1] + _about(
+      rng, scenes[1], 1 + int(rng.integers(2)), by_kind
+    )
     found = picture_questions.comparing(rng, *scenes)
     if found and _chance(rng, 0.3):
       turns[2:] = [_pick(rng, found)]
@@ -178,9 +201,11 @@ def with_two(rng: Rng, question: str) -> str:
   ))  # fmt: skip
 
 
-def _about(rng: Rng, scene: Scene, count: int) -> instructions.Turns:
+def _about(
+  rng: Rng, scene: Scene, count: int, by_kind: bool = True
+) -> instructions.Turns:
   """Turns about one picture, which comes with the first."""
-  (question, answer), *more = questions(rng, scene)[:count]
+  (question, answer), *more = questions(rng, scene, by_kind=by_kind)[:count]
   return [(with_one(rng, question), answer), *more]
 
 

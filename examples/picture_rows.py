@@ -60,7 +60,9 @@ class Data(pretrain.Data):
     self._start = config.image_tokens.start
     self._around = config.image_tokens.around(count)
 
-  def batch(self, step: int, length: int, *, even: bool) -> dict[str, Any]:
+  def batch(
+    self, step: int, length: int, *, even: bool, by_kind: bool
+  ) -> dict[str, Any]:
     """One batch.
 
     Args:
@@ -68,6 +70,7 @@ class Data(pretrain.Data):
       length: Tokens of a row.
       even: Whether each answer about pictures counts as much as any other, and
         not each token of them.
+      by_kind: See `picture_dialogues.questions`.
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
@@ -75,7 +78,10 @@ class Data(pretrain.Data):
     """
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     counts = rows_of(length)
-    seen = [self._pictures(rng, length, even) for _ in range(counts[0])]
+    seen = [
+      self._pictures(rng, length, even=even, by_kind=by_kind)
+      for _ in range(counts[0])
+    ]
     rows = [(row.tokens, row.weights) for row in seen]
     rows += [self._dialogues(rng, length) for _ in range(counts[1])]
     for _ in range(counts[2]):
@@ -104,11 +110,14 @@ class Data(pretrain.Data):
         out.weights += [weight] * len(ids)
     return out
 
-  def _pictures(self, rng: np.random.Generator, length: int, even: bool) -> Row:
+  def _pictures(
+    self, rng: np.random.Generator, length: int, *, even: bool, by_kind: bool
+  ) -> Row:
     """Whole dialogues while there is room, then others, cut off."""
     out = Row()
     while True:
-      row = self.row(picture_dialogues.training_dialogue(rng), even=even)
+      dialogue = picture_dialogues.training_dialogue(rng, by_kind=by_kind)
+      row = self.row(dialogue, even=even)
       images = len(out.scenes) + len(row.scenes)
       full = images > length // TOKENS_PER_PICTURE
       if full or len(out.tokens + row.tokens) > length:

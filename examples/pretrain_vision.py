@@ -31,7 +31,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 2000, 4
+STEPS, SMOKE_STEPS = 3200, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -39,13 +39,14 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 # word; a word has 1.7.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
-# Share of the run up to which rows have this length; short ones are faster.
+# Stages, as shares of `STEPS`. Up to these shares rows have these lengths:
+# short ones are faster.
 LENGTHS = ((0.85, 128), (1.0, 256))
-# From which share of the run the encoder learns too, and its share of the rate.
-JOIN_AT, ENCODER_PACE = 0.5, 0.2
-# From which share of the run each answer counts as much as any other. Before, a
-# long one counts more: descriptions teach the most.
-EVEN_AT = 0.5
+# From here the encoder learns too, at this share of the rate, and each answer
+# counts as much as any other. Before, long ones count more: descriptions teach
+# the most.
+JOIN_AT, ENCODER_PACE = 0.3125, 0.2
+BY_KIND_AT = 0.46875  # From here kinds of questions have their shares.
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
@@ -155,11 +156,6 @@ def _spelled(
   return spelled + noise * REST / x.shape[1] ** 0.5
 
 
-def row_length(step: int, steps: int) -> int:
-  """Tokens of a row at this step."""
-  return next(n for share, n in LENGTHS if step < share * steps)
-
-
 def train(
   args: argparse.Namespace, data: picture_rows.Data, out: pathlib.Path
 ) -> Any:
@@ -180,13 +176,15 @@ def train(
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
-    step_fn = steps[step >= JOIN_AT * args.steps]
+    share = step / (SMOKE_STEPS if args.smoke else STEPS)
+    joined = share >= JOIN_AT
     batch = data.batch(
       step,
-      row_length(step, args.steps),
-      even=step >= EVEN_AT * args.steps,
+      next(length for until, length in LENGTHS if share < until),
+      even=joined,
+      by_kind=share >= BY_KIND_AT,
     )
-    params, opt_state, losses = step_fn(*state, batch)
+    params, opt_state, losses = steps[joined](*state, batch)
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       named = zip(LOSSES, losses, strict=True)
@@ -218,7 +216,9 @@ def main() -> None:
     default=pathlib.Path(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT),
     help='Folder of the text model; the bundled one by default.',
   )
-  parser.add_argument('--steps', type=int, help=f'Default: {STEPS}.')
+  parser.add_argument(
+    '--steps', type=int, help=f'Where the rate ends. Default: {STEPS}.'
+  )
   parser.add_argument('--stop-at', type=int, help='End here; --resume later.')
   parser.add_argument('--resume', action='store_true', help='Go on in --out.')
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
