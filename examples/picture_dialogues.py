@@ -6,6 +6,7 @@ prompt stands for each picture.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -20,6 +21,9 @@ Rng = np.random.Generator
 Scene = pictures.Scene
 Looks = list[tuple[str, str]]  # (name, colour) of each thing.
 
+Shares = Sequence[float] | None  # Of each of `picture_questions.KINDS`.
+
+EVEN: Shares = (1,) * len(picture_questions.KINDS)
 IMAGE = '<start_of_image>'
 
 
@@ -90,24 +94,21 @@ _FAMILIES = (_one, _few, _digits, _many)
 _FAMILY_SHARES = (0.25, 0.3, 0.15, 0.3)
 
 
-# What lags in a pilot run gets more; the order is that of `KINDS`.
-_SHARES = np.array([4.0, 1.0, 2.0, 3.0, 4.0, 4.0, 2.0])
-
-
-def questions(rng: Rng, scene: Scene, *, by_kind: bool) -> instructions.Turns:
+def questions(rng: Rng, scene: Scene, shares: Shares) -> instructions.Turns:
   """Different ones of any kind.
 
   Args:
     rng: Draws them.
     scene: What they are about.
-    by_kind: Whether kinds come by their shares. Otherwise there are as many of
-      a kind as can be asked, and often the one that asks for all comes first.
+    shares: How likely each of `KINDS` is to come first; one of each kind then.
+      Without, as many of a kind as can be asked, and often the one first that
+      asks for all.
   """
-  kinds = picture_questions.KINDS.values()
-  if by_kind:
-    # Of each kind one, those with a larger share more likely first.
-    order = rng.choice(len(kinds), len(kinds), False, _SHARES / _SHARES.sum())
-    found = [[*kinds][i](rng, scene) for i in order]
+  kinds = [*picture_questions.KINDS.values()]
+  if shares is not None:
+    share = np.array(shares, np.float64) / sum(shares)
+    order = rng.choice(len(kinds), len(kinds), False, share)
+    found = [kinds[i](rng, scene) for i in order]
     return [_pick(rng, some) for some in found if some]
   found = [r for kind in kinds for r in kind(rng, scene)]
   found = [found[i] for i in rng.permutation(len(found))]
@@ -117,22 +118,20 @@ def questions(rng: Rng, scene: Scene, *, by_kind: bool) -> instructions.Turns:
   return found
 
 
-def training_dialogue(rng: Rng, *, by_kind: bool = True) -> Dialogue:
+def training_dialogue(rng: Rng, shares: Shares = EVEN) -> Dialogue:
   """One to three turns about one or two pictures, none of them held out.
 
   Args:
     rng: Draws it.
-    by_kind: See `questions`.
+    shares: See `questions`.
   """
   if _chance(rng, 0.25):
     return two_at_once(rng, *_pair(rng, held_out=False))
   scenes = [training_scene(rng)]
-  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)), by_kind)
+  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)), shares)
   if _chance(rng, 0.25):
     scenes.append(training_scene(rng))
-    turns = turns[:1] + _about(
-      rng, scenes[1], 1 + int(rng.integers(2)), by_kind
-    )
+    turns = turns[:1] + _about(rng, scenes[1], 1 + int(rng.integers(2)), shares)
     found = picture_questions.comparing(rng, *scenes)
     if found and _chance(rng, 0.3):
       turns[2:] = [_pick(rng, found)]
@@ -202,10 +201,10 @@ def with_two(rng: Rng, question: str) -> str:
 
 
 def _about(
-  rng: Rng, scene: Scene, count: int, by_kind: bool = True
+  rng: Rng, scene: Scene, count: int, shares: Shares = EVEN
 ) -> instructions.Turns:
   """Turns about one picture, which comes with the first."""
-  (question, answer), *more = questions(rng, scene, by_kind=by_kind)[:count]
+  (question, answer), *more = questions(rng, scene, shares)[:count]
   return [(with_one(rng, question), answer), *more]
 
 

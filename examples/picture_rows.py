@@ -61,7 +61,12 @@ class Data(pretrain.Data):
     self._around = config.image_tokens.around(count)
 
   def batch(
-    self, step: int, length: int, *, even: bool, by_kind: bool
+    self,
+    step: int,
+    length: int,
+    *,
+    even: bool,
+    shares: picture_dialogues.Shares,
   ) -> dict[str, Any]:
     """One batch.
 
@@ -70,7 +75,7 @@ class Data(pretrain.Data):
       length: Tokens of a row.
       even: Whether each answer about pictures counts as much as any other, and
         not each token of them.
-      by_kind: See `picture_dialogues.questions`.
+      shares: See `picture_dialogues.questions`.
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
@@ -79,7 +84,7 @@ class Data(pretrain.Data):
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     counts = rows_of(length)
     seen = [
-      self._pictures(rng, length, even=even, by_kind=by_kind)
+      self._pictures(rng, length, even=even, shares=shares)
       for _ in range(counts[0])
     ]
     rows = [(row.tokens, row.weights) for row in seen]
@@ -111,12 +116,17 @@ class Data(pretrain.Data):
     return out
 
   def _pictures(
-    self, rng: np.random.Generator, length: int, *, even: bool, by_kind: bool
+    self,
+    rng: np.random.Generator,
+    length: int,
+    *,
+    even: bool,
+    shares: picture_dialogues.Shares,
   ) -> Row:
     """Whole dialogues while there is room, then others, cut off."""
     out = Row()
     while True:
-      dialogue = picture_dialogues.training_dialogue(rng, by_kind=by_kind)
+      dialogue = picture_dialogues.training_dialogue(rng, shares=shares)
       row = self.row(dialogue, even=even)
       images = len(out.scenes) + len(row.scenes)
       full = images > length // TOKENS_PER_PICTURE

@@ -31,7 +31,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 3200, 4
+STEPS, SMOKE_STEPS = 4400, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -39,14 +39,19 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 # word; a word has 1.7.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
-# Stages, as shares of `STEPS`. Up to these shares rows have these lengths:
-# short ones are faster.
-LENGTHS = ((0.85, 128), (1.0, 256))
+# Stages, in steps. Up to these, rows have these lengths: short ones are faster.
+LENGTHS = ((3740, 128), (STEPS, 256))
 # From here the encoder learns too, at this share of the rate, and each answer
 # counts as much as any other. Before, long ones count more: descriptions teach
 # the most.
-JOIN_AT, ENCODER_PACE = 0.3125, 0.2
-BY_KIND_AT = 0.46875  # From here kinds of questions have their shares.
+JOIN_AT, ENCODER_PACE = 1000, 0.2
+# Up to these, how often each kind of `picture_questions.KINDS` is asked: what
+# lags in the exam gets more. At first as many of a kind as there are.
+SHARES = (
+  (1500, None),
+  (2600, (4, 1, 2, 3, 4, 4, 2)),
+  (STEPS, (2, 1, 3, 5, 2, 5, 2)),
+)
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
@@ -176,13 +181,13 @@ def train(
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
-    share = step / (SMOKE_STEPS if args.smoke else STEPS)
-    joined = share >= JOIN_AT
+    at = step * STEPS // SMOKE_STEPS if args.smoke else step
+    joined = at >= JOIN_AT
     batch = data.batch(
       step,
-      next(length for until, length in LENGTHS if share < until),
+      next(length for until, length in LENGTHS if at < until),
       even=joined,
-      by_kind=share >= BY_KIND_AT,
+      shares=next(shares for until, shares in SHARES if at < until),
     )
     params, opt_state, losses = steps[joined](*state, batch)
     state = params, opt_state
