@@ -218,10 +218,10 @@ def main() -> None:
     print(f'wrong: {prompt!r}: {answer!r} instead of {expected!r}')
   print(sample, *transcripts(tiny), sep='\n\n')
   figures = {
-    'exact': answers.share,
-    **answers.kinds,
+    'instructions': answers.share,
+    'instructions_by_kind': answers.kinds,
     'pictures': seen.share,
-    **seen.kinds,
+    'pictures_by_kind': seen.kinds,
     'bits_per_byte': round(bits_per_byte(tiny, texts[0][1]), 4),
     'tokens_per_second': round(tokens_per_second),
   }
