@@ -49,7 +49,7 @@ JOIN_AT, ENCODER_PACE = 1000, 0.2
 # lags in the exam gets more. At first as many of a kind as there are.
 SHARES = (
   (1500, None),
-  (2600, (4, 1, 2, 3, 4, 4, 2)),
+  (2500, (4, 1, 2, 3, 4, 4, 2)),
   (STEPS, (2, 1, 3, 5, 2, 5, 2)),
 )
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
