@@ -221,6 +221,15 @@ def training_dialogue(rng: Rng, words: Sequence[str]) -> Turns:
   return turns
 
 
+def greeting_dialogue(rng: Rng) -> Turns:
+  """One round: a greeting and, in the same turn, small talk that asks."""
+  greeting = pick(rng, ('Hello!', 'Hi!', 'Hi there!', 'Hey!', 'Good morning.'))
+  answers = [a for a, asked in _SMALL_TALK.items() if asked[0].endswith('?')]
+  answer = pick(rng, answers)
+  asked = [q for q in _SMALL_TALK[answer] if q[0].isupper()]
+  return [(f'{greeting} {pick(rng, asked)}', answer)]
+
+
 def held_out(
   words: Sequence[str], count: int, seed: int = 0
 ) -> list[tuple[str, str, str]]:

@@ -21,10 +21,24 @@ Rng = np.random.Generator
 Scene = pictures.Scene
 Looks = list[tuple[str, str]]  # (name, colour) of each thing.
 
-Shares = Sequence[float] | None  # Of each of `picture_questions.KINDS`.
+Shares = Sequence[float]  # Of each of `picture_questions.KINDS`.
 
-EVEN: Shares = (1,) * len(picture_questions.KINDS)
 IMAGE = '<start_of_image>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+  """What is shown and asked how often in training.
+
+  Attributes:
+    pairs: Share of dialogues whose first turn shows two pictures.
+    families: (share, `Shares` of questions about it) of each of `FAMILIES`.
+      Without the second, as many of a kind as can be asked, and often the one
+      first that asks for all.
+  """
+
+  pairs: float
+  families: Sequence[tuple[float, Shares | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +55,7 @@ def training_scene(rng: Rng) -> Scene:
 
 
 def _any_scene(rng: Rng, *, held_out: bool) -> Scene:
-  family = _FAMILIES[int(rng.choice(len(_FAMILIES), p=_FAMILY_SHARES))]
+  family = FAMILIES[_draw(rng, _FAMILY_SHARES)]
   return _scene_of(rng, family, held_out=held_out)
 
 
@@ -90,26 +104,17 @@ def _same(rng: Rng, name: str) -> Looks:
   return [(name, _colour(rng)) for _ in range(int(rng.integers(1, 6)))]
 
 
-_FAMILIES = (_one, _few, _digits, _many)
-_FAMILY_SHARES = (0.25, 0.3, 0.15, 0.3)
+FAMILIES = (_one, _few, _digits, _many)
+_FAMILY_SHARES = (0.25, 0.3, 0.15, 0.3)  # Of held-out scenes.
+# One question of each kind about a held-out scene, in any order.
+_EVEN: Shares = (1,) * len(picture_questions.KINDS)
+
+ALL_QUESTIONS = Mix(0.25, [(share, None) for share in _FAMILY_SHARES])
 
 
-def questions(rng: Rng, scene: Scene, shares: Shares) -> instructions.Turns:
-  """Different ones of any kind.
-
-  Args:
-    rng: Draws them.
-    scene: What they are about.
-    shares: How likely each of `KINDS` is to come first; one of each kind then.
-      Without, as many of a kind as can be asked, and often the one first that
-      asks for all.
-  """
-  kinds = [*picture_questions.KINDS.values()]
-  if shares is not None:
-    share = np.array(shares, np.float64) / sum(shares)
-    order = rng.choice(len(kinds), len(kinds), False, share)
-    found = [kinds[i](rng, scene) for i in order]
-    return [_pick(rng, some) for some in found if some]
+def _questions(rng: Rng, scene: Scene) -> instructions.Turns:
+  """All that can be asked, often the one first that asks for most."""
+  kinds = picture_questions.KINDS.values()
   found = [r for kind in kinds for r in kind(rng, scene)]
   found = [found[i] for i in rng.permutation(len(found))]
   if _chance(rng, 0.45):
@@ -118,24 +123,49 @@ def questions(rng: Rng, scene: Scene, shares: Shares) -> instructions.Turns:
   return found
 
 
-def training_dialogue(rng: Rng, shares: Shares = EVEN) -> Dialogue:
+def _questions_by(
+  rng: Rng, scene: Scene, shares: Shares, *, repeat: bool
+) -> instructions.Turns:
+  """Different ones, of kinds that come by their shares; maybe repeatedly."""
+  kinds = [*picture_questions.KINDS.values()]
+  count = 2 * len(kinds) if repeat else len(kinds)
+  share = np.array(shares, np.float64) / sum(shares)
+  order = rng.choice(len(kinds), count, repeat, share)
+  found = [kinds[i](rng, scene) for i in order]
+  return [*dict(_pick(rng, some) for some in found if some).items()]
+
+
+def training_dialogue(rng: Rng, mix: Mix = ALL_QUESTIONS) -> Dialogue:
   """One to three turns about one or two pictures, none of them held out.
 
   Args:
     rng: Draws it.
-    shares: See `questions`.
+    mix: Of what.
   """
-  if _chance(rng, 0.25):
+  if _chance(rng, mix.pairs):
     return two_at_once(rng, *_pair(rng, held_out=False))
-  scenes = [training_scene(rng)]
-  turns = _about(rng, scenes[0], 1 + int(rng.integers(3)), shares)
+  scene, asked = _training_turns(rng, mix)
+  scenes, turns = [scene], asked[: 1 + int(rng.integers(3))]
   if _chance(rng, 0.25):
-    scenes.append(training_scene(rng))
-    turns = turns[:1] + _about(rng, scenes[1], 1 + int(rng.integers(2)), shares)
+    scene, asked = _training_turns(rng, mix)
+    scenes.append(scene)
+    turns = turns[:1] + asked[: 1 + int(rng.integers(2))]
     found = picture_questions.comparing(rng, *scenes)
     if found and _chance(rng, 0.3):
       turns[2:] = [_pick(rng, found)]
   return Dialogue(turns, scenes)
+
+
+def _training_turns(rng: Rng, mix: Mix) -> tuple[Scene, instructions.Turns]:
+  """A picture that comes with the first turn, and turns about it."""
+  shares, asked = zip(*mix.families, strict=True)
+  which = _draw(rng, shares)
+  scene = _scene_of(rng, FAMILIES[which], held_out=False)
+  by = asked[which]
+  (question, answer), *more = (
+    _questions_by(rng, scene, by, repeat=True) if by else _questions(rng, scene)
+  )
+  return scene, [(with_one(rng, question), answer), *more]
 
 
 def two_at_once(rng: Rng, first: Scene, second: Scene) -> Dialogue:
@@ -200,11 +230,10 @@ def with_two(rng: Rng, question: str) -> str:
   ))  # fmt: skip
 
 
-def _about(
-  rng: Rng, scene: Scene, count: int, shares: Shares = EVEN
-) -> instructions.Turns:
-  """Turns about one picture, which comes with the first."""
-  (question, answer), *more = questions(rng, scene, shares)[:count]
+def _about(rng: Rng, scene: Scene, count: int) -> instructions.Turns:
+  """Turns of different kinds about one picture, which comes with the first."""
+  asked = _questions_by(rng, scene, _EVEN, repeat=False)
+  (question, answer), *more = asked[:count]
   return [(with_one(rng, question), answer), *more]
 
 
@@ -223,6 +252,11 @@ def _pair(rng: Rng, *, held_out: bool) -> tuple[Scene, Scene]:
     _scene_of(rng, lambda _, own=own: own, held_out=held_out) for own in looks
   )
   return first, second
+
+
+def _draw(rng: Rng, shares: Sequence[float]) -> int:
+  """The number of one of them, by their shares."""
+  return int(rng.choice(len(shares), p=np.array(shares) / sum(shares)))
 
 
 def _colour(rng: Rng) -> str:

@@ -77,7 +77,8 @@ def digit(rng: Rng, scene: Scene) -> list[Round]:
       out.append((f'Which digit is {thing.colour}?', thing.name))
   names = [int(thing.name) for thing in digits]
   if len(set(names)) > 1:
-    out.append(('Which digit is the largest?', str(max(names))))
+    # Not the largest: that may be the one that is drawn so.
+    out.append(('Which digit has the highest value?', str(max(names))))
   return out
 
 
@@ -138,7 +139,7 @@ def place(rng: Rng, scene: Scene) -> list[Round]:
 
 def describing(rng: Rng, scene: Scene) -> list[Round]:
   """All things, from left to right."""
-  if len(scene.things) > 3 or not _steps(scene.things, 'x', 10):
+  if len(scene.things) > 3 or not _steps(scene.things, 'x'):
     return []
   prompts = (
     'What is in the picture?', 'Describe the picture.', 'What is this?',
@@ -215,9 +216,9 @@ def _at_the_ends(scene: Scene) -> Iterator[Round]:
   }
   for axis, ends in ends_of.items():
     things = sorted(scene.things, key=lambda thing: getattr(thing, axis))
-    if _steps([things[0], things[1]], axis, _APART):
+    if _steps(things[:2], axis):
       yield f'What is {ends[0]}?', _describe(things[0])
-    if _steps([things[-2], things[-1]], axis, _APART):
+    if _steps(things[-2:], axis):
       yield f'What is {ends[1]}?', _describe(things[-1])
 
 
@@ -233,10 +234,10 @@ def _corner(thing: Thing) -> str:
   return f'{row} {"left" if across < 0 else "right"}'
 
 
-def _steps(things: Sequence[Thing], axis: str, least: int = 8) -> bool:
+def _steps(things: Sequence[Thing], axis: str) -> bool:
   """Whether neighbours are far enough apart for their order to be clear."""
   places = [getattr(thing, axis) for thing in things]
-  return all(b - a >= least for a, b in itertools.pairwise(places))
+  return all(b - a > _APART for a, b in itertools.pairwise(places))
 
 
 def _count(things: Sequence[Thing], **fields: str) -> int:

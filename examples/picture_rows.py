@@ -17,10 +17,12 @@ import pretrain_encoder
 import pretrain_tokenizer
 
 TOKENS_PER_STEP = 4096
-TEXT_TOKENS = DIALOGUE_TOKENS = 256  # Of those; the others are about pictures.
+TEXT_TOKENS, DIALOGUE_TOKENS = 256, 512  # The others are about pictures.
+MISSES = 4  # Dialogues that do not fit into a row before it is full.
 TOKENS_PER_PICTURE = 64  # At least, in rows of pictures.
 TEXT_WEIGHT = 0.25  # Of a token of plain text: it is hard, and known already.
 ANSWER_WEIGHT = 4.0  # Of all tokens of an answer, if answers count alike.
+GREETING_SHARE = 0.04  # Of dialogues without pictures.
 BOS = pretrain_tokenizer.BOS
 
 
@@ -55,7 +57,7 @@ class Data(pretrain.Data):
       tokenizer_path: The tokenizer of the model.
       config: The model, which has a vision encoder.
     """
-    super().__init__(texts, pathlib.Path(tokenizer_path))
+    super().__init__(texts, pathlib.Path(tokenizer_path), _words_alone)
     count = config.vision_encoder.num_mm_tokens_per_image
     self._start = config.image_tokens.start
     self._around = config.image_tokens.around(count)
@@ -66,7 +68,7 @@ class Data(pretrain.Data):
     length: int,
     *,
     even: bool,
-    shares: picture_dialogues.Shares,
+    mix: picture_dialogues.Mix,
   ) -> dict[str, Any]:
     """One batch.
 
@@ -75,7 +77,7 @@ class Data(pretrain.Data):
       length: Tokens of a row.
       even: Whether each answer about pictures counts as much as any other, and
         not each token of them.
-      shares: See `picture_dialogues.questions`.
+      mix: What is shown and asked how often.
 
     Returns:
       `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
@@ -84,8 +86,7 @@ class Data(pretrain.Data):
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     counts = rows_of(length)
     seen = [
-      self._pictures(rng, length, even=even, shares=shares)
-      for _ in range(counts[0])
+      self._pictures(rng, length, even=even, mix=mix) for _ in range(counts[0])
     ]
     rows = [(row.tokens, row.weights) for row in seen]
     rows += [self._dialogues(rng, length) for _ in range(counts[1])]
@@ -121,17 +122,19 @@ class Data(pretrain.Data):
     length: int,
     *,
     even: bool,
-    shares: picture_dialogues.Shares,
+    mix: picture_dialogues.Mix,
   ) -> Row:
     """Whole dialogues while there is room, then others, cut off."""
     out = Row()
-    while True:
-      dialogue = picture_dialogues.training_dialogue(rng, shares=shares)
+    misses = 0
+    while misses < MISSES:
+      dialogue = picture_dialogues.training_dialogue(rng, mix)
       row = self.row(dialogue, even=even)
       images = len(out.scenes) + len(row.scenes)
       full = images > length // TOKENS_PER_PICTURE
       if full or len(out.tokens + row.tokens) > length:
-        break
+        misses += 1
+        continue
       out.tokens += row.tokens
       out.weights += row.weights
       out.scenes += row.scenes
@@ -139,6 +142,15 @@ class Data(pretrain.Data):
     out.tokens = [*out.tokens, *tokens][: length + 1]
     out.weights = [*out.weights, *weights][: length + 1]
     return out
+
+
+def _words_alone(
+  rng: np.random.Generator, words: Sequence[str]
+) -> instructions.Turns:
+  """What `pretrain.py` taught, and small talk that greets and asks."""
+  if instructions.chance(rng, GREETING_SHARE):
+    return instructions.greeting_dialogue(rng)
+  return instructions.training_dialogue(rng, words)
 
 
 def rows_of(length: int) -> tuple[int, int, int]:

@@ -20,6 +20,7 @@ not interrupted. `--smoke` takes a minute and teaches nothing.
 """
 
 import argparse
+from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 import os
@@ -72,8 +73,16 @@ class Data:
     tokenizer: SentencePiece model, trained on the texts and dialogues.
   """
 
-  def __init__(self, texts: Sequence[str], tokenizer_path: pathlib.Path):
+  def __init__(
+    self,
+    texts: Sequence[str],
+    tokenizer_path: pathlib.Path,
+    dialogue: Callable[..., instructions.Turns] = (
+      instructions.training_dialogue
+    ),
+  ):
     """Encodes the texts; trains the tokenizer unless its file exists."""
+    self._dialogue = dialogue
     self.words = instructions.word_list('\n'.join(texts))
     if not tokenizer_path.exists():
       pretrain_tokenizer.train(self._lines(texts), tokenizer_path)
@@ -107,7 +116,7 @@ class Data:
     while len(tokens) <= length:
       tokens.append(pretrain_tokenizer.BOS)
       weights.append(0.0)
-      turns = instructions.training_dialogue(rng, self.words)
+      turns = self._dialogue(rng, self.words)
       for piece, learned in instructions.render(turns):
         ids = self.tokenizer.encode(piece)
         tokens += ids

@@ -26,6 +26,7 @@ import optax
 import sentencepiece as spm
 
 from gemma import gm
+import picture_dialogues
 import picture_model
 import picture_rows
 import pretrain
@@ -45,13 +46,19 @@ LENGTHS = ((3740, 128), (STEPS, 256))
 # counts as much as any other. Before, long ones count more: descriptions teach
 # the most.
 JOIN_AT, ENCODER_PACE = 1000, 0.2
-# Up to these, how often each kind of `picture_questions.KINDS` is asked: what
-# lags in the exam gets more. At first as many of a kind as there are.
-SHARES = (
-  (1500, None),
-  (2500, (4, 1, 2, 3, 4, 4, 2)),
-  (STEPS, (2, 1, 3, 5, 2, 5, 2)),
-)
+# Up to these, what is shown and asked: at first as much as there is, then more
+# of what lags in the exam. That is how things are counted, where one is from
+# another, and what two pictures have in common.
+MIXES = (
+  (1500, picture_dialogues.ALL_QUESTIONS),
+  (STEPS, picture_dialogues.Mix(0.5, (
+    # Of colour, shape, digit, counting, presence, place, describing.
+    (0.12, (1, 1, 3, 1, 1, 2, 1)),  # One thing.
+    (0.40, (1, 1, 1, 1, 2, 8, 2)),  # A few.
+    (0.13, (1, 0, 3, 0, 1, 3, 2)),  # Digits.
+    (0.35, (1, 1, 0, 8, 2, 3, 2)),  # Many.
+  ))),
+)  # fmt: skip
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
@@ -187,7 +194,7 @@ def train(
       step,
       next(length for until, length in LENGTHS if at < until),
       even=joined,
-      shares=next(shares for until, shares in SHARES if at < until),
+      mix=next(mix for until, mix in MIXES if at < until),
     )
     params, opt_state, losses = steps[joined](*state, batch)
     state = params, opt_state
