@@ -35,18 +35,28 @@ class Mix:
     families: (share, `Shares` of questions about it) of each of `FAMILIES`.
       Without the second, as many of a kind as can be asked, and often the one
       first that asks for all.
+    others: Most `Dialogue.others` of a dialogue. If there are any, it has one
+      or two turns; without, up to four.
   """
 
   pairs: float
   families: Sequence[tuple[float, Shares | None]]
+  others: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialogue:
-  """Turns as (prompt, answer), and the pictures of their placeholders."""
+  """A conversation about pictures.
+
+  Attributes:
+    turns: (prompt, answer) of each.
+    scenes: The pictures of the placeholders in the prompts.
+    others: What might be the last turn instead, about the same pictures.
+  """
 
   turns: instructions.Turns
   scenes: list[Scene]
+  others: instructions.Turns = dataclasses.field(default_factory=list)
 
 
 def training_scene(rng: Rng) -> Scene:
@@ -142,30 +152,61 @@ def training_dialogue(rng: Rng, mix: Mix = ALL_QUESTIONS) -> Dialogue:
     rng: Draws it.
     mix: Of what.
   """
+  if mix.others:
+    return _with_others(rng, mix)
   if _chance(rng, mix.pairs):
     return two_at_once(rng, *_pair(rng, held_out=False))
-  scene, asked = _training_turns(rng, mix)
-  scenes, turns = [scene], asked[: 1 + int(rng.integers(3))]
+  scene, asked = _asked(rng, mix)
+  scenes, turns = [scene], _shown(rng, asked[: 1 + int(rng.integers(3))])
   if _chance(rng, 0.25):
-    scene, asked = _training_turns(rng, mix)
+    scene, asked = _asked(rng, mix)
     scenes.append(scene)
-    turns = turns[:1] + asked[: 1 + int(rng.integers(2))]
+    turns = turns[:1] + _shown(rng, asked[: 1 + int(rng.integers(2))])
     found = picture_questions.comparing(rng, *scenes)
     if found and _chance(rng, 0.3):
       turns[2:] = [_pick(rng, found)]
   return Dialogue(turns, scenes)
 
 
-def _training_turns(rng: Rng, mix: Mix) -> tuple[Scene, instructions.Turns]:
-  """A picture that comes with the first turn, and turns about it."""
+def _with_others(rng: Rng, mix: Mix) -> Dialogue:
+  """All that may be asked last stands behind the same pictures."""
+  earlier: instructions.Turns = []
+  if _chance(rng, mix.pairs):
+    scenes = [*_pair(rng, held_out=False)]
+    # Of those that are drawn, more than one draw.
+    found = [
+      r for _ in range(4) for r in picture_questions.comparing(rng, *scenes)
+    ]
+    asked = [*dict(found[i] for i in rng.permutation(len(found))).items()]
+    form = _pick(rng, _TWO)
+  else:
+    scene, asked = _asked(rng, mix)
+    scenes, form = [scene], _pick(rng, _ONE)
+    if _chance(rng, 0.2):
+      first, found = _asked(rng, mix)
+      scenes, earlier = [first, scene], _shown(rng, found[:1])
+  if form.endswith(IMAGE) or _chance(rng, 0.3):
+    # Then it is the next turn that may differ.
+    earlier += [(form.format(asked[0][0]), asked[0][1])]
+    asked, form = asked[1:] or asked, '{}'
+  last, *others = ((form.format(q), a) for q, a in asked[: 1 + mix.others])
+  return Dialogue([*earlier, last], scenes, others)
+
+
+def _asked(rng: Rng, mix: Mix) -> tuple[Scene, instructions.Turns]:
+  """A picture, and questions about it."""
   shares, asked = zip(*mix.families, strict=True)
   which = _draw(rng, shares)
-  scene = _scene_of(rng, FAMILIES[which], held_out=False)
-  by = asked[which]
-  (question, answer), *more = (
-    _questions_by(rng, scene, by, repeat=True) if by else _questions(rng, scene)
-  )
-  return scene, [(with_one(rng, question), answer), *more]
+  while True:
+    scene = _scene_of(rng, FAMILIES[which], held_out=False)
+    by = asked[which]
+    found = (
+      _questions_by(rng, scene, by, repeat=True)
+      if by
+      else _questions(rng, scene)
+    )
+    if found:
+      return scene, found
 
 
 def two_at_once(rng: Rng, first: Scene, second: Scene) -> Dialogue:
@@ -214,26 +255,34 @@ def _held_out_dialogue(rng: Rng, kind: str) -> Dialogue:
 
 def with_one(rng: Rng, question: str) -> str:
   """A picture before or behind the words."""
-  return _pick(rng, (
-    f'{IMAGE}{question}', f'{IMAGE}\n{question}', f'{IMAGE} {question}',
-    f'{question}{IMAGE}', f'{question} {IMAGE}', f'{question}\n{IMAGE}',
-  ))  # fmt: skip
+  return _pick(rng, _ONE).format(question)
 
 
 def with_two(rng: Rng, question: str) -> str:
   """Two pictures before, behind or between the words."""
-  return _pick(rng, (
-    f'{IMAGE}{IMAGE}{question}', f'{IMAGE}{IMAGE}\n{question}',
-    f'{IMAGE} {IMAGE} {question}', f'{question} {IMAGE}{IMAGE}',
-    f'{question}{IMAGE}{IMAGE}', f'{question}\n{IMAGE}{IMAGE}',
-    f'First: {IMAGE} second: {IMAGE} {question}',
-  ))  # fmt: skip
+  return _pick(rng, _TWO).format(question)
+
+
+_ONE = (
+  f'{IMAGE}{{}}', f'{IMAGE}\n{{}}', f'{IMAGE} {{}}',
+  f'{{}}{IMAGE}', f'{{}} {IMAGE}', f'{{}}\n{IMAGE}',
+)  # fmt: skip
+_TWO = (
+  f'{IMAGE}{IMAGE}{{}}', f'{IMAGE}{IMAGE}\n{{}}', f'{IMAGE} {IMAGE} {{}}',
+  f'{{}} {IMAGE}{IMAGE}', f'{{}}{IMAGE}{IMAGE}', f'{{}}\n{IMAGE}{IMAGE}',
+  f'First: {IMAGE} second: {IMAGE} {{}}',
+)  # fmt: skip
 
 
 def _about(rng: Rng, scene: Scene, count: int) -> instructions.Turns:
   """Turns of different kinds about one picture, which comes with the first."""
   asked = _questions_by(rng, scene, _EVEN, repeat=False)
-  (question, answer), *more = asked[:count]
+  return _shown(rng, asked[:count])
+
+
+def _shown(rng: Rng, asked: instructions.Turns) -> instructions.Turns:
+  """The same, with a picture in the first turn."""
+  (question, answer), *more = asked
   return [(with_one(rng, question), answer), *more]
 
 

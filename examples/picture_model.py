@@ -20,14 +20,19 @@ def logits_of(
   params: Any,
   tokens: jax.Array,
   features: jax.Array,
+  branches: jax.Array | None = None,
 ) -> jax.Array:
   """Logits of rows that hold several dialogues, each as if it were alone.
+
+  Windows count the tokens of a row. With branches, which are nearer to their
+  pictures than that, the model should have longer windows than rows.
 
   Args:
     model: The model.
     params: Its parameters.
     tokens: `[B, L]`, with room for pictures in the first rows.
     features: Of the pictures of those rows, by `features_of`.
+    branches: `[B, L]`, `picture_rows.Row.branches`; all 0 by default.
   """
   soft = model.apply({'params': params}, features, method=_project)
   others = [(0, len(tokens) - len(soft))] + [(0, 0)] * (soft.ndim - 1)
@@ -37,15 +42,18 @@ def logits_of(
   # What stands for a picture sees all of it, as in the model.
   number = jnp.cumsum(tokens == model.config.image_tokens.start, axis=1)
   picture = jnp.where(tokens == gm.vision.PLACEHOLDER, number, 0)
-  mask = (place[:, None] <= place[:, :, None]) | (
-    (picture[:, None] == picture[:, :, None]) & (picture > 0)[:, None]
-  )
+  together = (picture[:, None] == picture[:, :, None]) & (picture > 0)[:, None]
+  alone = first[:, None] == first[:, :, None]
+  if branches is not None:
+    own = branches[:, None] == branches[:, :, None]
+    alone &= own | (branches == 0)[:, None]
+  causal = alone & (place[:, None] <= place[:, :, None])
   return model.apply(
     {'params': params},
     tokens,
     soft_tokens=jnp.pad(soft, others),
-    positions=place - first,
-    attention_mask=mask & (first[:, None] == first[:, :, None]),
+    positions=jnp.sum(causal, axis=-1) - 1,
+    attention_mask=causal | (alone & together),
   ).logits
 
 

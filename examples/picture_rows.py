@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -33,12 +35,24 @@ class Row:
   Attributes:
     tokens: Token ids; `gm.vision.PLACEHOLDER` where soft tokens go.
     weights: Of each token as a target.
+    branches: Which of the last turns that a dialogue might have each token
+      belongs to; these do not see each other. 0 for what all of them see.
     scenes: The pictures.
   """
 
   tokens: list[int] = dataclasses.field(default_factory=list)
   weights: list[float] = dataclasses.field(default_factory=list)
+  branches: list[int] = dataclasses.field(default_factory=list)
   scenes: list[pictures.Scene] = dataclasses.field(default_factory=list)
+
+  def __add__(self, other: 'Row') -> 'Row':
+    """One behind the other."""
+    return Row(
+      self.tokens + other.tokens,
+      self.weights + other.weights,
+      self.branches + other.branches,
+      self.scenes + other.scenes,
+    )
 
 
 class Data(pretrain.Data):
@@ -59,6 +73,8 @@ class Data(pretrain.Data):
     """
     super().__init__(texts, pathlib.Path(tokenizer_path), _words_alone)
     count = config.vision_encoder.num_mm_tokens_per_image
+    # The same questions come again and again.
+    self._encode = functools.cache(self.tokenizer.encode)
     self._start = config.image_tokens.start
     self._around = config.image_tokens.around(count)
 
@@ -80,8 +96,8 @@ class Data(pretrain.Data):
       mix: What is shown and asked how often.
 
     Returns:
-      `tokens` `[rows, length + 1]`; `weights`, of each as a target; `images` of
-      the first rows, and `labels` of their soft tokens.
+      `tokens` `[rows, length + 1]`; `weights`, of each as a target; of the
+      first rows `branches`, `images`, and `labels` of their soft tokens.
     """
     rng = np.random.default_rng([pretrain.SEED, 2, step])
     counts = rows_of(length)
@@ -98,6 +114,7 @@ class Data(pretrain.Data):
     return {
       'tokens': np.array(tokens, np.int32),
       'weights': np.array(weights, np.float32),
+      'branches': np.array([row.branches for row in seen], np.int32),
       'images': images_of(scenes, length // TOKENS_PER_PICTURE),
       'labels': _labels_of(scenes, length // TOKENS_PER_PICTURE),
     }
@@ -106,14 +123,31 @@ class Data(pretrain.Data):
     self, dialogue: picture_dialogues.Dialogue, *, even: bool = False
   ) -> Row:
     """One dialogue as tokens, behind `<bos>`; see `batch`."""
-    out = Row([BOS], [0.0], list(dialogue.scenes))
-    for piece, learned in instructions.render(dialogue.turns):
-      tokens = self.tokenizer.encode(piece)
+    *earlier, last = dialogue.turns
+    rows = [
+      self._turns([*earlier, turn], even=even)
+      for turn in (last, *dialogue.others)
+    ]
+    out = rows[0]
+    if dialogue.others:
+      same = _common([row.tokens for row in rows])
+      out = Row(out.tokens[:same], out.weights[:same], [0] * same)
+      for i, row in enumerate(rows, start=1):
+        rest = row.tokens[same:]
+        out += Row(rest, row.weights[same:], [i] * len(rest))
+    out.scenes = list(dialogue.scenes)
+    return out
+
+  def _turns(self, turns: instructions.Turns, *, even: bool) -> Row:
+    out = Row([BOS], [0.0])
+    for piece, learned in instructions.render(turns):
+      tokens = self._encode(piece)
       weight = float(learned) * (ANSWER_WEIGHT / len(tokens) if even else 1.0)
       for token in tokens:
         ids = self._around if token == self._start else (token,)
         out.tokens += ids
         out.weights += [weight] * len(ids)
+    out.branches = [0] * len(out.tokens)
     return out
 
   def _pictures(
@@ -129,19 +163,25 @@ class Data(pretrain.Data):
     misses = 0
     while misses < MISSES:
       dialogue = picture_dialogues.training_dialogue(rng, mix)
-      row = self.row(dialogue, even=even)
-      images = len(out.scenes) + len(row.scenes)
-      full = images > length // TOKENS_PER_PICTURE
-      if full or len(out.tokens + row.tokens) > length:
+      both = out + self.row(dialogue, even=even)
+      while len(both.tokens) > length and dialogue.others:
+        dialogue.others.pop()
+        both = out + self.row(dialogue, even=even)
+      many = len(both.scenes) > length // TOKENS_PER_PICTURE
+      if many or len(both.tokens) > length:
         misses += 1
-        continue
-      out.tokens += row.tokens
-      out.weights += row.weights
-      out.scenes += row.scenes
-    tokens, weights = self._dialogues(rng, length)
-    out.tokens = [*out.tokens, *tokens][: length + 1]
-    out.weights = [*out.weights, *weights][: length + 1]
-    return out
+      else:
+        out = both
+    tokens, weights = map(list, self._dialogues(rng, length))
+    out += Row(tokens, weights, [0] * len(tokens))
+    cut = slice(length + 1)
+    return Row(out.tokens[cut], out.weights[cut], out.branches[cut], out.scenes)
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+  """How many tokens all rows begin with."""
+  agree = (len({*column}) == 1 for column in zip(*rows, strict=False))
+  return sum(itertools.takewhile(bool, agree))
 
 
 def _words_alone(

@@ -32,7 +32,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 4400, 4
+STEPS, SMOKE_STEPS = 7000, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -41,7 +41,7 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
 # Stages, in steps. Up to these, rows have these lengths: short ones are faster.
-LENGTHS = ((3740, 128), (STEPS, 256))
+LENGTHS = ((6500, 128), (STEPS, 256))
 # From here the encoder learns too, at this share of the rate, and each answer
 # counts as much as any other. Before, long ones count more: descriptions teach
 # the most.
@@ -49,21 +49,27 @@ JOIN_AT, ENCODER_PACE = 1000, 0.2
 # Up to these, what is shown and asked: at first as much as there is, then more
 # of what lags in the exam. That is how things are counted, where one is from
 # another, and what two pictures have in common.
+_LAGGING = picture_dialogues.Mix(0.4, (
+  # Of colour, shape, digit, counting, presence, place, describing.
+  (0.12, (1, 1, 3, 1, 1, 2, 1)),  # One thing.
+  (0.40, (1, 1, 1, 1, 2, 8, 2)),  # A few.
+  (0.13, (1, 0, 3, 0, 1, 3, 2)),  # Digits.
+  (0.35, (1, 1, 0, 8, 2, 3, 2)),  # Many.
+), others=8)  # fmt: skip
 MIXES = (
   (1500, picture_dialogues.ALL_QUESTIONS),
-  (STEPS, picture_dialogues.Mix(0.5, (
-    # Of colour, shape, digit, counting, presence, place, describing.
-    (0.12, (1, 1, 3, 1, 1, 2, 1)),  # One thing.
-    (0.40, (1, 1, 1, 1, 2, 8, 2)),  # A few.
-    (0.13, (1, 0, 3, 0, 1, 3, 2)),  # Digits.
-    (0.35, (1, 1, 0, 8, 2, 3, 2)),  # Many.
-  ))),
-)  # fmt: skip
+  (6500, _LAGGING),
+  (STEPS, dataclasses.replace(_LAGGING, others=0)),
+)
+# Window of the model where dialogues have branches: more than a row.
+ROOMY = 256
 LOSSES = 'pictures', 'chat', 'text', *pretrain_encoder.LOSSES
 SAVE_EVERY, LOG_EVERY, ASK_EVERY = 100, 20, 100
 
 
-def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
+def make_step(
+  model: gm.nn.Transformer, optimizer: Any, *, joined: bool, branched: bool
+):
   """A jitted step: (params, state, batch) -> (params, state, losses).
 
   Args:
@@ -72,7 +78,10 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
     joined: Whether the encoder learns too, slowly; what it was first taught
       then goes on beside the answers. Before the model can read, what answers
       would ask of it is noise, in which it forgets.
+    branched: Whether rows of pictures have branches.
   """
+  config = dataclasses.replace(model.config, sliding_window_size=ROOMY)
+  roomy = model.clone(config=config)
 
   def loss(params, batch):
     tokens, weights = batch['tokens'], batch['weights'][:, 1:]
@@ -80,7 +89,18 @@ def make_step(model: gm.nn.Transformer, optimizer: Any, *, joined: bool):
     features = picture_model.features_of(model, params, batch['images'])
     if not joined:
       features = jax.lax.stop_gradient(features)
-    logits = picture_model.logits_of(model, params, tokens[:, :-1], features)
+    given, near = tokens[:, :-1], batch['branches'][:, :-1]
+    if branched:
+      logits = jnp.concatenate([
+        picture_model.logits_of(
+          roomy, params, given[: counts[0]], features, near
+        ),
+        picture_model.logits_of(
+          model, params, given[counts[0] :], features[:0]
+        ),
+      ])  # fmt: skip
+    else:
+      logits = picture_model.logits_of(model, params, given, features)
     nll = weights * optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(tokens[:, 1:], 0)
     )
@@ -183,20 +203,22 @@ def train(
     params, first = start_params(model, args, data.tokenizer), 0
     state = params, optimizer.init(params)
     ckpts.save(0, state)  # The encoder took a while.
-  steps = [make_step(model, optimizer, joined=x) for x in (False, True)]
+  step_of = functools.cache(lambda **ways: make_step(model, optimizer, **ways))
   exam = picture_model.Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
   start = time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
     at = step * STEPS // SMOKE_STEPS if args.smoke else step
     joined = at >= JOIN_AT
+    mix = next(mix for until, mix in MIXES if at < until)
     batch = data.batch(
       step,
       next(length for until, length in LENGTHS if at < until),
       even=joined,
-      mix=next(mix for until, mix in MIXES if at < until),
+      mix=mix,
     )
-    params, opt_state, losses = steps[joined](*state, batch)
+    step_fn = step_of(joined=joined, branched=mix.others > 0)
+    params, opt_state, losses = step_fn(*state, batch)
     state = params, opt_state
     if step % LOG_EVERY == 0 or step == last:
       named = zip(LOSSES, losses, strict=True)
