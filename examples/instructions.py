@@ -224,9 +224,13 @@ def training_dialogue(rng: Rng, words: Sequence[str]) -> Turns:
 def greeting_dialogue(rng: Rng) -> Turns:
   """One round: a greeting and, in the same turn, small talk that asks."""
   greeting = pick(rng, ('Hello!', 'Hi!', 'Hi there!', 'Hey!', 'Good morning.'))
-  answers = [a for a, asked in _SMALL_TALK.items() if asked[0].endswith('?')]
-  answer = pick(rng, answers)
-  asked = [q for q in _SMALL_TALK[answer] if q[0].isupper()]
+  asking = {
+    answer: asked
+    for answer, prompts in _SMALL_TALK.items()
+    if (asked := [p for p in prompts if p[0].isupper() and p.endswith('?')])
+  }
+  answer = pick(rng, list(asking))
+  asked = asking[answer]
   return [(f'{greeting} {pick(rng, asked)}', answer)]
 
 

@@ -1,22 +1,32 @@
 """The pictures and questions that the bundled model was trained on."""
 
+import dataclasses
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 
+from gemma import gm
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'examples'))
 
+import instructions
 import picture_dialogues
+import picture_model
 import picture_questions
+import picture_rows
 import pictures
+import pretrain_vision
+
+MIXES = [mix for _, mix in pretrain_vision.MIXES]
 
 
-def test_what_is_held_out_is_never_drawn_in_training():
+@pytest.mark.parametrize('mix', MIXES)
+def test_what_is_held_out_is_never_drawn_in_training(mix):
   rng = np.random.default_rng(0)
   for _ in range(300):
-    dialogue = picture_dialogues.training_dialogue(rng)
+    dialogue = picture_dialogues.training_dialogue(rng, mix)
     assert not any(map(pictures.is_held_out, dialogue.scenes))
     check(dialogue)
   found = picture_dialogues.held_out(100)
@@ -30,7 +40,53 @@ def test_what_is_held_out_is_never_drawn_in_training():
 def check(dialogue):
   shown = ''.join(prompt for prompt, _ in dialogue.turns)
   assert shown.count(picture_dialogues.IMAGE) == len(dialogue.scenes)
-  assert all(answer for _, answer in dialogue.turns)
+  assert all(answer for _, answer in [*dialogue.turns, *dialogue.others])
+  last, _ = dialogue.turns[-1]
+  for prompt, _ in dialogue.others:
+    assert prompt.count(picture_dialogues.IMAGE) == last.count(
+      picture_dialogues.IMAGE
+    )
+
+
+@pytest.fixture
+def data(wide):
+  """Rows for the bundled model."""
+  path = pathlib.Path(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)
+  return picture_rows.Data(
+    ['some words'], path / 'tokenizer.model', wide['model'].config
+  )
+
+
+def test_what_might_come_last_is_as_if_alone(data, wide):
+  """One row for all of it says what a row for each says."""
+  model, params = wide['model'], wide['params']
+  config = dataclasses.replace(model.config, sliding_window_size=256)
+  roomy = model.clone(config=config)
+  rng = np.random.default_rng(0)
+  found = (
+    picture_dialogues.training_dialogue(rng, MIXES[1]) for _ in range(30)
+  )
+  for dialogue in [d for d in found if d.others and len(d.turns) == 1][:3]:
+    row = data.row(dialogue)
+    pixels = picture_rows.images_of([row.scenes], len(row.scenes))
+    features = picture_model.features_of(model, params, pixels)
+    tokens, branches = (np.array([x]) for x in (row.tokens, row.branches))
+    logits = picture_model.logits_of(roomy, params, tokens, features, branches)
+    for i, last in enumerate([*dialogue.turns, *dialogue.others], start=1):
+      alone = data.row(picture_dialogues.Dialogue([last], dialogue.scenes))
+      own = np.flatnonzero(np.isin(row.branches, (0, i)))
+      assert [row.tokens[k] for k in own] == alone.tokens
+      expected = picture_model.logits_of(
+        model, params, np.array([alone.tokens]), features
+      )
+      np.testing.assert_allclose(logits[:, own], expected, atol=1e-3)
+
+
+def test_a_greeting_and_a_question():
+  rng = np.random.default_rng(0)
+  said = dict(instructions.greeting_dialogue(rng)[0] for _ in range(300))
+  assert said['Hello! Who are you?'].startswith('I am Gemma3 Tiny')
+  assert said['Hi! How are you?'] == 'I am well, thank you.'
 
 
 def test_tints_and_places_do_not_hold_out_alone():
