@@ -32,6 +32,8 @@ class Mix:
 
   Attributes:
     pairs: Share of dialogues whose first turn shows two pictures.
+    alike: Shares among those of several things of one name, of one thing in
+      each, and of a few.
     families: (share, `Shares` of questions about it) of each of `FAMILIES`.
       Without the second, as many of a kind as can be asked, and often the one
       first that asks for all.
@@ -42,6 +44,7 @@ class Mix:
   pairs: float
   families: Sequence[tuple[float, Shares | None]]
   others: int = 0
+  alike: Shares = (0.3, 0.35, 0.35)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,7 @@ def training_dialogue(rng: Rng, mix: Mix = ALL_QUESTIONS) -> Dialogue:
   if mix.others:
     return _with_others(rng, mix)
   if _chance(rng, mix.pairs):
-    return two_at_once(rng, *_pair(rng, held_out=False))
+    return two_at_once(rng, *_pair(rng, mix.alike, held_out=False))
   scene, asked = _asked(rng, mix)
   scenes, turns = [scene], _shown(rng, asked[: 1 + int(rng.integers(3))])
   if _chance(rng, 0.25):
@@ -172,7 +175,7 @@ def _with_others(rng: Rng, mix: Mix) -> Dialogue:
   """All that may be asked last stands behind the same pictures."""
   earlier: instructions.Turns = []
   if _chance(rng, mix.pairs):
-    scenes = [*_pair(rng, held_out=False)]
+    scenes = [*_pair(rng, mix.alike, held_out=False)]
     # Of those that are drawn, more than one draw.
     found = [
       r for _ in range(4) for r in picture_questions.comparing(rng, *scenes)
@@ -236,7 +239,8 @@ def held_out(count: int, seed: int = 0) -> list[tuple[str, Dialogue]]:
 
 def _held_out_dialogue(rng: Rng, kind: str) -> Dialogue:
   if kind == 'comparing':
-    dialogue = two_at_once(rng, *_pair(rng, held_out=True))
+    pair = _pair(rng, ALL_QUESTIONS.alike, held_out=True)
+    dialogue = two_at_once(rng, *pair)
     return Dialogue(dialogue.turns[:1], dialogue.scenes)
   while True:
     scene = _any_scene(rng, held_out=True)
@@ -286,13 +290,13 @@ def _shown(rng: Rng, asked: instructions.Turns) -> instructions.Turns:
   return [(with_one(rng, question), answer), *more]
 
 
-def _pair(rng: Rng, *, held_out: bool) -> tuple[Scene, Scene]:
+def _pair(rng: Rng, alike: Shares, *, held_out: bool) -> tuple[Scene, Scene]:
   """Two scenes that are worth comparing, with a thing or two in common."""
-  if _chance(rng, 0.3):
+  family = (_same, _one, _few)[_draw(rng, alike)]
+  if family is _same:
     name = _pick(rng, pictures.SHAPES)
     looks = _same(rng, name), _same(rng, name)
   else:
-    family = _one if _chance(rng, 0.5) else _few
     looks = family(rng), family(rng)
     name, colour = _pick(rng, looks[0])
     other = looks[1][0]

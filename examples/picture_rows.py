@@ -22,8 +22,10 @@ TOKENS_PER_STEP = 4096
 TEXT_TOKENS, DIALOGUE_TOKENS = 256, 512  # The others are about pictures.
 MISSES = 4  # Dialogues that do not fit into a row before it is full.
 TOKENS_PER_PICTURE = 64  # At least, in rows of pictures.
-TEXT_WEIGHT = 0.25  # Of a token of plain text: it is hard, and known already.
-ANSWER_WEIGHT = 4.0  # Of all tokens of an answer, if answers count alike.
+# Of a token of plain text, which is hard, and known already; of a token of an
+# answer without pictures.
+TEXT_WEIGHT, DIALOGUE_WEIGHT = 0.25, 2.0
+ANSWER_WEIGHT = 3.0  # Of an answer of one token; of more, by their root.
 GREETING_SHARE = 0.04  # Of dialogues without pictures.
 BOS = pretrain_tokenizer.BOS
 
@@ -91,8 +93,8 @@ class Data(pretrain.Data):
     Args:
       step: What it is drawn by.
       length: Tokens of a row.
-      even: Whether each answer about pictures counts as much as any other, and
-        not each token of them.
+      even: Whether answers about pictures count by the root of their length,
+        and not by it.
       mix: What is shown and asked how often.
 
     Returns:
@@ -105,7 +107,9 @@ class Data(pretrain.Data):
       self._pictures(rng, length, even=even, mix=mix) for _ in range(counts[0])
     ]
     rows = [(row.tokens, row.weights) for row in seen]
-    rows += [self._dialogues(rng, length) for _ in range(counts[1])]
+    for _ in range(counts[1]):
+      tokens, weights = self._dialogues(rng, length)
+      rows.append((tokens, weights * DIALOGUE_WEIGHT))
     for _ in range(counts[2]):
       tokens, weights = self._text(rng, length)
       rows.append((tokens, weights * TEXT_WEIGHT))
@@ -142,11 +146,11 @@ class Data(pretrain.Data):
     out = Row([BOS], [0.0])
     for piece, learned in instructions.render(turns):
       tokens = self._encode(piece)
-      weight = float(learned) * (ANSWER_WEIGHT / len(tokens) if even else 1.0)
+      weight = ANSWER_WEIGHT / len(tokens) ** 0.5 if even else 1.0
       for token in tokens:
         ids = self._around if token == self._start else (token,)
         out.tokens += ids
-        out.weights += [weight] * len(ids)
+        out.weights += [weight * learned] * len(ids)
     out.branches = [0] * len(out.tokens)
     return out
 

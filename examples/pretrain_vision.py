@@ -32,7 +32,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 7000, 4
+STEPS, SMOKE_STEPS = 6800, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -41,10 +41,10 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
 # Stages, in steps. Up to these, rows have these lengths: short ones are faster.
-LENGTHS = ((6500, 128), (STEPS, 256))
-# From here the encoder learns too, at this share of the rate, and each answer
-# counts as much as any other. Before, long ones count more: descriptions teach
-# the most.
+LENGTHS = ((6400, 128), (STEPS, 256))
+# From here the encoder learns too, at this share of the rate, and answers
+# count by the root of their length. Before, each token counts: descriptions
+# teach the most.
 JOIN_AT, ENCODER_PACE = 1000, 0.2
 # Up to these, what is shown and asked: at first as much as there is, then more
 # of what lags in the exam. That is how things are counted, where one is from
@@ -53,12 +53,12 @@ _LAGGING = picture_dialogues.Mix(0.4, (
   # Of colour, shape, digit, counting, presence, place, describing.
   (0.12, (1, 1, 3, 1, 1, 2, 1)),  # One thing.
   (0.40, (1, 1, 1, 1, 2, 8, 2)),  # A few.
-  (0.13, (1, 0, 3, 0, 1, 3, 2)),  # Digits.
+  (0.16, (1, 0, 6, 0, 1, 2, 3)),  # Digits.
   (0.35, (1, 1, 0, 8, 2, 3, 2)),  # Many.
-), others=8)  # fmt: skip
+), others=8, alike=(0.15, 0.5, 0.35))  # fmt: skip
 MIXES = (
   (1500, picture_dialogues.ALL_QUESTIONS),
-  (6500, _LAGGING),
+  (6400, _LAGGING),
   (STEPS, dataclasses.replace(_LAGGING, others=0)),
 )
 # Window of the model where dialogues have branches: more than a row.
