@@ -5,10 +5,11 @@ import pathlib
 
 _ROOT = pathlib.Path(__file__).parents[1]
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Several devices, and programs that compile fast rather than run fast.
-os.environ.setdefault(
-  'XLA_FLAGS',
-  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0',
+# Several devices, and programs that compile fast rather than run fast; flags of
+# yours are kept.
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 '
+  + os.environ.get('XLA_FLAGS', '')
 )
 # Of its own for each worker: JAX takes no lock to read or write them.
 _WORKER = os.environ.get('PYTEST_XDIST_WORKER', 'alone')
