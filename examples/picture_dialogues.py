@@ -298,6 +298,11 @@ def _pair(rng: Rng, alike: Shares, *, held_out: bool) -> tuple[Scene, Scene]:
     looks = _same(rng, name), _same(rng, name)
   else:
     looks = family(rng), family(rng)
+    while (
+      family is _one
+      and len({look[0][0] in pictures.DIGITS for look in looks}) > 1
+    ):
+      looks = looks[0], family(rng)
     name, colour = _pick(rng, looks[0])
     other = looks[1][0]
     looks[1][0] = _pick(rng, ((name, other[1]), (other[0], colour), other))

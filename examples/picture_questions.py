@@ -181,10 +181,11 @@ def comparing(rng: Rng, first: Scene, second: Scene) -> list[Round]:
     out.append((f'Which picture has {_a(thing.name)}?', _more(*has)))
   if len(first.things) == len(second.things) == 1:
     one, other = first.things[0], second.things[0]
-    out += [
-      ('Are they the same colour?', _yes(one.colour == other.colour)),
-      ('Do they show the same thing?', _yes(one.name == other.name)),
-    ]
+    out.append(('Are they the same colour?', _yes(one.colour == other.colour)))
+    # Not whether they are the same: they may differ in colour or size alone.
+    if one.is_digit == other.is_digit:
+      what = 'digit' if one.is_digit else 'shape'
+      out.append((f'Are they the same {what}?', _yes(one.name == other.name)))
   return out + _about_either(rng, first, second)
 
 

@@ -124,17 +124,31 @@ class Data(pretrain.Data):
     }
 
   def row(
-    self, dialogue: picture_dialogues.Dialogue, *, even: bool = False
+    self,
+    dialogue: picture_dialogues.Dialogue,
+    *,
+    even: bool = False,
+    room: int | None = None,
   ) -> Row:
-    """One dialogue as tokens, behind `<bos>`; see `batch`."""
+    """One dialogue as tokens, behind `<bos>`.
+
+    Args:
+      dialogue: The dialogue.
+      even: See `batch`.
+      room: Tokens there is room for: as many of `Dialogue.others` as fit.
+    """
     *earlier, last = dialogue.turns
     rows = [
       self._turns([*earlier, turn], even=even)
       for turn in (last, *dialogue.others)
     ]
-    out = rows[0]
-    if dialogue.others:
+    while len(rows) > 1:
       same = _common([row.tokens for row in rows])
+      if room is None or sum(len(r.tokens) - same for r in rows) + same <= room:
+        break
+      rows.pop()
+    out = rows[0]
+    if len(rows) > 1:
       out = Row(out.tokens[:same], out.weights[:same], [0] * same)
       for i, row in enumerate(rows, start=1):
         rest = row.tokens[same:]
@@ -167,10 +181,8 @@ class Data(pretrain.Data):
     misses = 0
     while misses < MISSES:
       dialogue = picture_dialogues.training_dialogue(rng, mix)
-      both = out + self.row(dialogue, even=even)
-      while len(both.tokens) > length and dialogue.others:
-        dialogue.others.pop()
-        both = out + self.row(dialogue, even=even)
+      room = length - len(out.tokens)
+      both = out + self.row(dialogue, even=even, room=room)
       many = len(both.scenes) > length // TOKENS_PER_PICTURE
       if many or len(both.tokens) > length:
         misses += 1

@@ -32,7 +32,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 6800, 4
+STEPS, SMOKE_STEPS = 7000, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -41,7 +41,7 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
 # Stages, in steps. Up to these, rows have these lengths: short ones are faster.
-LENGTHS = ((6400, 128), (STEPS, 256))
+LENGTHS = ((6600, 128), (STEPS, 256))
 # From here the encoder learns too, at this share of the rate, and answers
 # count by the root of their length. Before, each token counts: descriptions
 # teach the most.
@@ -49,16 +49,16 @@ JOIN_AT, ENCODER_PACE = 1000, 0.2
 # Up to these, what is shown and asked: at first as much as there is, then more
 # of what lags in the exam. That is how things are counted, where one is from
 # another, and what two pictures have in common.
-_LAGGING = picture_dialogues.Mix(0.4, (
+_LAGGING = picture_dialogues.Mix(0.45, (
   # Of colour, shape, digit, counting, presence, place, describing.
   (0.12, (1, 1, 3, 1, 1, 2, 1)),  # One thing.
   (0.40, (1, 1, 1, 1, 2, 8, 2)),  # A few.
   (0.16, (1, 0, 6, 0, 1, 2, 3)),  # Digits.
   (0.35, (1, 1, 0, 8, 2, 3, 2)),  # Many.
-), others=8, alike=(0.15, 0.5, 0.35))  # fmt: skip
+), others=8, alike=(0.15, 0.65, 0.2))  # fmt: skip
 MIXES = (
   (1500, picture_dialogues.ALL_QUESTIONS),
-  (6400, _LAGGING),
+  (6600, _LAGGING),
   (STEPS, dataclasses.replace(_LAGGING, others=0)),
 )
 # Window of the model where dialogues have branches: more than a row.
