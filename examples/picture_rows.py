@@ -19,7 +19,7 @@ import pretrain_encoder
 import pretrain_tokenizer
 
 TOKENS_PER_STEP = 4096
-TEXT_TOKENS, DIALOGUE_TOKENS = 256, 512  # The others are about pictures.
+TEXT_TOKENS, DIALOGUE_TOKENS = 256, 1280  # The others are about pictures.
 MISSES = 4  # Dialogues that do not fit into a row before it is full.
 TOKENS_PER_PICTURE = 64  # At least, in rows of pictures.
 # Of a token of plain text, which is hard, and known already; of a token of an

@@ -32,7 +32,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 7000, 4
+STEPS, SMOKE_STEPS = 7400, 4
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -41,7 +41,7 @@ EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
 WAYS = ('left', 'right'), ('above', 'below')
 SPELLED_BATCHES, REST = 4, 0.4
 # Stages, in steps. Up to these, rows have these lengths: short ones are faster.
-LENGTHS = ((6600, 128), (STEPS, 256))
+LENGTHS = ((7100, 128), (STEPS, 256))
 # From here the encoder learns too, at this share of the rate, and answers
 # count by the root of their length. Before, each token counts: descriptions
 # teach the most.
@@ -58,7 +58,7 @@ _LAGGING = picture_dialogues.Mix(0.45, (
 ), others=8, alike=(0.15, 0.65, 0.2))  # fmt: skip
 MIXES = (
   (1500, picture_dialogues.ALL_QUESTIONS),
-  (6600, _LAGGING),
+  (7100, _LAGGING),
   (STEPS, dataclasses.replace(_LAGGING, others=0)),
 )
 # Window of the model where dialogues have branches: more than a row.
