@@ -4,17 +4,20 @@
 
 The text files are those of `examples/pretrain.py`, in the same order: the words
 to spell come from the trained part of all, bits per byte from the held-out end
-of the first. Nothing that is measured here was trained on.
+of the first. Questions about pictures go through `ChatSampler`, turn by turn.
+Nothing that is measured here was trained on.
 """
 
 import argparse
 import collections
+from collections.abc import Iterable
 from collections.abc import Sequence
 import json
 import pathlib
 import sys
 import time
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,8 @@ from gemma import gm
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'examples'))
 
 import instructions
+import picture_dialogues
+import pictures
 import pretrain
 
 WINDOW = 512  # Tokens that the model sees at once; the later half is scored.
@@ -35,19 +40,29 @@ CHATS = (
 )
 
 
+class Tally(NamedTuple):
+  """Right answers.
+
+  Attributes:
+    share: Of all.
+    kinds: `right/all` by kind.
+    wrong: (prompt, expected, answered) of the others.
+  """
+
+  share: float
+  kinds: dict[str, str]
+  wrong: list[tuple[str, str, str]]
+
+
 def exact_answers(
   tiny: Any, rounds: Sequence[tuple[str, str, str]], batch_size: int = 50
-) -> tuple[float, dict[str, str], list[tuple[str, str, str]]]:
+) -> Tally:
   """Greedy answers that equal the expected ones.
 
   Args:
     tiny: What `gm.from_pretrained` returns.
     rounds: (kind, prompt, answer) of each.
     batch_size: Prompts sampled at once.
-
-  Returns:
-    The share that is right, `right/all` per kind, and (prompt, expected,
-    answered) of the others.
   """
   sampler = gm.text.Sampler(
     model=tiny.model,
@@ -64,17 +79,54 @@ def exact_answers(
       for _, prompt, _ in rounds[i : i + batch_size]
     ]
     answers += sampler.sample(chats)
+  # The end tag is part of a right answer: without it the turn never ends.
+  return tally(
+    (kind, prompt, f'{expected}<end_of_turn>', answer)
+    for (kind, prompt, expected), answer in zip(rounds, answers, strict=True)
+  )
+
+
+def picture_answers(tiny: Any, count: int, seed: int) -> Tally:
+  """Greedy answers to held-out questions about pictures.
+
+  Earlier turns are held as they come; the last answer counts.
+
+  Args:
+    tiny: What `gm.from_pretrained` returns.
+    count: Conversations.
+    seed: Which of them.
+  """
+  chat = _chat(tiny)
+  rounds = []
+  for kind, dialogue in picture_dialogues.held_out(count, seed):
+    chat.new_conversation()
+    scenes = iter(dialogue.scenes)
+    for prompt, _ in dialogue.turns:
+      shown = prompt.count(picture_dialogues.IMAGE)
+      images = [pictures.draw(next(scenes)) for _ in range(shown)]
+      chat.chat(prompt, images=images or None)
+    prompt, expected = dialogue.turns[-1]
+    answer = chat.turns[-1].text
+    rounds.append((kind, prompt, f'{expected}<end_of_turn>', answer))
+  return tally(rounds)
+
+
+def tally(rounds: Iterable[tuple[str, str, str, str]]) -> Tally:
+  """Counts right answers.
+
+  Args:
+    rounds: (kind, prompt, expected, answered) of each.
+  """
   right, total = collections.Counter(), collections.Counter()
   wrong = []
-  for (kind, prompt, expected), answer in zip(rounds, answers, strict=True):
+  for kind, prompt, expected, answer in rounds:
     total[kind] += 1
-    # The end tag is part of a right answer: without it the turn never ends.
-    if answer == f'{expected}<end_of_turn>':
+    if answer == expected:
       right[kind] += 1
     else:
       wrong.append((prompt, expected, answer))
   kinds = {kind: f'{right[kind]}/{total[kind]}' for kind in total}
-  return right.total() / total.total(), kinds, wrong
+  return Tally(right.total() / total.total(), kinds, wrong)
 
 
 def bits_per_byte(tiny: Any, text: str) -> float:
@@ -125,20 +177,24 @@ def speed(tiny: Any, count: int = 512) -> tuple[float, str]:
 
 def transcripts(tiny: Any) -> list[str]:
   """Conversations of several turns, as they come."""
-  out = []
+  chat, out = _chat(tiny), []
   for prompts in CHATS:
-    chat = gm.text.ChatSampler(
-      model=tiny.model,
-      params=tiny.params,
-      tokenizer=tiny.tokenizer,
-      multi_turn=True,
-      cache_length=512,
-      max_out_length=64,
-      pad_length=64,
-    )
+    chat.new_conversation()
     lines = (f'> {prompt}\n{chat.chat(prompt)}' for prompt in prompts)
     out.append('\n'.join(lines))
   return out
+
+
+def _chat(tiny: Any) -> gm.text.ChatSampler:
+  return gm.text.ChatSampler(
+    model=tiny.model,
+    params=tiny.params,
+    tokenizer=tiny.tokenizer,
+    multi_turn=True,
+    cache_length=512,
+    max_out_length=64,
+    pad_length=64,
+  )
 
 
 def main() -> None:
@@ -147,7 +203,7 @@ def main() -> None:
   parser.add_argument('--text', nargs='+', required=True)
   parser.add_argument('--model', default=gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)
   parser.add_argument('--dtype', help='To compute in; as stored by default.')
-  parser.add_argument('--count', type=int, default=200, help='Instructions.')
+  parser.add_argument('--count', type=int, default=200, help='Of questions.')
   parser.add_argument('--seed', type=int, default=0, help='Which of them.')
   args = parser.parse_args()
 
@@ -155,14 +211,17 @@ def main() -> None:
   texts = [pretrain.split_text(path) for path in args.text]
   words = instructions.word_list('\n'.join(trained for trained, _ in texts))
   rounds = instructions.held_out(words, args.count, args.seed)
-  share, kinds, wrong = exact_answers(tiny, rounds)
+  answers = exact_answers(tiny, rounds)
+  seen = picture_answers(tiny, args.count, args.seed)
   tokens_per_second, sample = speed(tiny)
-  for prompt, expected, answer in wrong:
+  for prompt, expected, answer in answers.wrong + seen.wrong:
     print(f'wrong: {prompt!r}: {answer!r} instead of {expected!r}')
   print(sample, *transcripts(tiny), sep='\n\n')
   figures = {
-    'exact': share,
-    **kinds,
+    'instructions': answers.share,
+    'instructions_by_kind': answers.kinds,
+    'pictures': seen.share,
+    'pictures_by_kind': seen.kinds,
     'bits_per_byte': round(bits_per_byte(tiny, texts[0][1]), 4),
     'tokens_per_second': round(tokens_per_second),
   }

@@ -1,12 +1,13 @@
-"""Chats with the bundled model and lets it write: what `make demo` runs.
+"""Chats with the bundled model, shows it a picture and lets it write.
 
-Task: a short conversation and a sample, streamed. Command: `make demo`.
+Task: a few answers and a sample, streamed. Command: `make demo`.
 Hardware: any CPU. Time: under half a minute.
 """
 
 import time
 
 from gemma import gm
+import pictures
 
 QUESTIONS = (
   'Hello! Who are you?',
@@ -15,6 +16,19 @@ QUESTIONS = (
   'Spell the word "garden".',
   'What is the opposite of hot?',
   'The red fox sat under the table. Where did the fox sit?',
+)
+# Held out: it was never trained on.
+SCENE = pictures.Scene(
+  background='white',
+  things=(
+    pictures.Thing('circle', 'red', x=44, y=28, radius=20),
+    pictures.Thing('star', 'blue', x=84, y=68, radius=22),
+  ),
+  seed=0,
+)
+ABOUT_IT = (
+  'What is in the picture?',
+  'What colour is the star?',
 )
 
 
@@ -33,6 +47,14 @@ def main() -> None:
   for question in QUESTIONS:
     print(f'you   > {question}\ngemma > ', end='', flush=True)
     chat.chat(question, print_stream=True)
+
+  print('\nIt is shown a red circle and, below on the right, a blue star:\n')
+  picture, chat.multi_turn = [pictures.draw(SCENE)], True
+  chat.new_conversation()
+  for question in ABOUT_IT:
+    print(f'you   > {question}\ngemma > ', end='', flush=True)
+    chat.chat(question, images=picture, print_stream=True)
+    picture = None  # The second question is about the same one.
 
   print('\nAnd a text, continued:\n')
   sampler = gm.text.Sampler(

@@ -94,14 +94,14 @@ def arithmetic(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   """Sums up to 40 and differences within 0 to 40."""
   del words
   a, b = sorted(int(n) for n in rng.integers(0, 21, 2))
-  if _chance(rng, 0.5):
-    a, b = (a, b) if _chance(rng, 0.5) else (b, a)
-    return _pick(rng, (
+  if chance(rng, 0.5):
+    a, b = (a, b) if chance(rng, 0.5) else (b, a)
+    return pick(rng, (
       f'What is {a} + {b}?', f'{a} + {b} =', f'Add {a} and {b}.',
       f'What is {a} plus {b}?', f'Compute {a} + {b}.',
     )), str(a + b)  # fmt: skip
-  c = a + b if _chance(rng, 0.5) else b
-  return _pick(rng, (
+  c = a + b if chance(rng, 0.5) else b
+  return pick(rng, (
     f'What is {c} - {a}?', f'{c} - {a} =', f'Subtract {a} from {c}.',
     f'What is {c} minus {a}?', f'Compute {c} - {a}.',
   )), str(c - a)  # fmt: skip
@@ -113,7 +113,7 @@ def counting(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   first = int(rng.integers(0, 32))
   last = first + int(rng.integers(2, 10))
   numbers = range(first, last + 1)
-  if _chance(rng, 0.3):
+  if chance(rng, 0.3):
     numbers = numbers[::-1]
     prompts = (
       f'Count down from {last} to {first}.',
@@ -126,25 +126,25 @@ def counting(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
       f'List the numbers from {first} to {last}.',
       f'Can you count from {first} to {last}?',
     )
-  return _pick(rng, prompts), ' '.join(map(str, numbers))
+  return pick(rng, prompts), ' '.join(map(str, numbers))
 
 
 def spelling(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   """A word letter by letter."""
-  word = _pick(rng, words)
+  word = pick(rng, words)
   prompts = (
     f'Spell the word "{word}".',
     f'Spell "{word}".',
     f'How do you spell "{word}"?',
     f'Spell {word}.',
   )
-  return _pick(rng, prompts), ' '.join(word)
+  return pick(rng, prompts), ' '.join(word)
 
 
 def sorting(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   """Three to five different numbers below 10, or three or four below 21."""
   del words
-  top, most = (10, 6) if _chance(rng, 0.6) else (21, 5)
+  top, most = (10, 6) if chance(rng, 0.6) else (21, 5)
   numbers = rng.choice(top, int(rng.integers(3, most)), replace=False)
   given = ' '.join(map(str, numbers))
   prompts = (
@@ -153,13 +153,13 @@ def sorting(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
     f'Put {given} in order.',
     f'Sort the numbers {given}.',
   )
-  return _pick(rng, prompts), ' '.join(map(str, np.sort(numbers)))
+  return pick(rng, prompts), ' '.join(map(str, np.sort(numbers)))
 
 
 def opposites(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   """The other word of a pair, either way."""
   del words
-  word, other = _pick(rng, _OPPOSITE_OF)
+  word, other = pick(rng, _OPPOSITE_OF)
   prompts = (
     f'What is the opposite of {word}?',
     f'What is the opposite of "{word}"?',
@@ -168,18 +168,18 @@ def opposites(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
     f'The opposite of {word} is',
     f'Tell me the opposite of {word}.',
   )
-  return _pick(rng, prompts), other
+  return pick(rng, prompts), other
 
 
 def reading(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   """A question about a sentence that comes before it."""
   del words
-  if _chance(rng, 0.4):
+  if chance(rng, 0.4):
     return _giving(rng)
-  colour = _chance(rng, 0.6)
-  adjective = _pick(rng, _COLOURS if colour else _SIZES)
-  animal, verb = _pick(rng, _ANIMALS), _pick(rng, list(_VERBS))
-  where = f'{_pick(rng, _WHERE)} the {_pick(rng, _PLACES)}'
+  colour = chance(rng, 0.6)
+  adjective = pick(rng, _COLOURS if colour else _SIZES)
+  animal, verb = pick(rng, _ANIMALS), pick(rng, list(_VERBS))
+  where = f'{pick(rng, _WHERE)} the {pick(rng, _PLACES)}'
   story = f'The {adjective} {animal} {_VERBS[verb]} {where}.'
   questions = [
     (f'Where did the {animal} {verb}?', where),
@@ -189,7 +189,7 @@ def reading(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
   ]
   if colour:
     questions.append((f'What colour was the {animal}?', adjective))
-  question, answer = _pick(rng, questions)
+  question, answer = pick(rng, questions)
   return f'{story} {question}', answer
 
 
@@ -209,16 +209,29 @@ def training_dialogue(rng: Rng, words: Sequence[str]) -> Turns:
   """One to three rounds, none of them held out."""
   turns: Turns = []
   rounds = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
-  name = _pick(rng, _NAMES) if rounds > 1 and _chance(rng, 0.2) else None
+  name = pick(rng, _NAMES) if rounds > 1 and chance(rng, 0.2) else None
   if name:
     prompts = (f'My name is {name}.', f'I am {name}.', f'Hello, I am {name}.')
-    turns.append((_pick(rng, prompts), f'Hello {name}, nice to meet you!'))
+    turns.append((pick(rng, prompts), f'Hello {name}, nice to meet you!'))
   while len(turns) < rounds:
     turns.append(_training_round(rng, words))
   if name:
     prompts = ('What is my name?', 'Do you know my name?', 'Who am I?')
-    turns[-1] = (_pick(rng, prompts), f'Your name is {name}.')
+    turns[-1] = (pick(rng, prompts), f'Your name is {name}.')
   return turns
+
+
+def greeting_dialogue(rng: Rng) -> Turns:
+  """One round: a greeting and, in the same turn, small talk that asks."""
+  greeting = pick(rng, ('Hello!', 'Hi!', 'Hi there!', 'Hey!', 'Good morning.'))
+  asking = {
+    answer: asked
+    for answer, prompts in _SMALL_TALK.items()
+    if (asked := [p for p in prompts if p[0].isupper() and p.endswith('?')])
+  }
+  answer = pick(rng, list(asking))
+  asked = asking[answer]
+  return [(f'{greeting} {pick(rng, asked)}', answer)]
 
 
 def held_out(
@@ -256,9 +269,9 @@ def render(turns: Turns) -> Iterator[tuple[str, bool]]:
 
 
 def _training_round(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
-  if _chance(rng, 0.06):
-    answer = _pick(rng, list(_SMALL_TALK))
-    return _pick(rng, _SMALL_TALK[answer]), answer
+  if chance(rng, 0.06):
+    answer = pick(rng, list(_SMALL_TALK))
+    return pick(rng, _SMALL_TALK[answer]), answer
   kind = KINDS[list(KINDS)[rng.choice(len(KINDS), p=_SHARES)]]
   while True:
     prompt, answer = kind(rng, words)
@@ -268,8 +281,8 @@ def _training_round(rng: Rng, words: Sequence[str]) -> tuple[str, str]:
 
 def _giving(rng: Rng) -> tuple[str, str]:
   giver, taker = (str(n) for n in rng.choice(_NAMES, 2, replace=False))
-  thing = _pick(rng, _THINGS)
-  question, answer = _pick(rng, (
+  thing = pick(rng, _THINGS)
+  question, answer = pick(rng, (
     (f'Who gave the {thing}?', giver),
     (f'Who got the {thing}?', taker),
     (f'What did {giver} give to {taker}?', f'a {thing}'),
@@ -278,11 +291,13 @@ def _giving(rng: Rng) -> tuple[str, str]:
   return f'{giver} gave a {thing} to {taker}. {question}', answer
 
 
-def _chance(rng: Rng, share: float) -> bool:
-  return rng.random() < share
+def chance(rng: Rng, share: float) -> bool:
+  """Whether something of this likelihood happens."""
+  return bool(rng.random() < share)
 
 
-def _pick(rng: Rng, options: Sequence):
+def pick(rng: Rng, options: Sequence):
+  """One of them, all equally likely."""
   return options[int(rng.integers(len(options)))]
 
 

@@ -1,4 +1,4 @@
-"""Pretrains the tiny model that ships with the package, from scratch.
+"""Pretrains the text half of the model that ships with the package.
 
 Task: continue text, and answer the instructions of `instructions.py` in the
 Gemma chat format.
@@ -20,6 +20,7 @@ not interrupted. `--smoke` takes a minute and teaches nothing.
 """
 
 import argparse
+from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 import os
@@ -72,8 +73,16 @@ class Data:
     tokenizer: SentencePiece model, trained on the texts and dialogues.
   """
 
-  def __init__(self, texts: Sequence[str], tokenizer_path: pathlib.Path):
+  def __init__(
+    self,
+    texts: Sequence[str],
+    tokenizer_path: pathlib.Path,
+    dialogue: Callable[..., instructions.Turns] = (
+      instructions.training_dialogue
+    ),
+  ):
     """Encodes the texts; trains the tokenizer unless its file exists."""
+    self._dialogue = dialogue
     self.words = instructions.word_list('\n'.join(texts))
     if not tokenizer_path.exists():
       pretrain_tokenizer.train(self._lines(texts), tokenizer_path)
@@ -107,7 +116,7 @@ class Data:
     while len(tokens) <= length:
       tokens.append(pretrain_tokenizer.BOS)
       weights.append(0.0)
-      turns = instructions.training_dialogue(rng, self.words)
+      turns = self._dialogue(rng, self.words)
       for piece, learned in instructions.render(turns):
         ids = self.tokenizer.encode(piece)
         tokens += ids
@@ -132,7 +141,9 @@ def _dialogue_rows(rows: int) -> int:
   return int(rows * DIALOGUE_SHARE)
 
 
-def make_optimizer(steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+  steps: int, muon_rate: float = MUON_RATE, adam_rate: float = ADAM_RATE
+) -> optax.GradientTransformation:
   """Muon for the matrices, AdamW for the table and the norms."""
 
   def schedule(peak: float) -> optax.Schedule:
@@ -148,9 +159,9 @@ def make_optimizer(steps: int) -> optax.GradientTransformation:
   return optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.contrib.muon(
-      schedule(MUON_RATE),
+      schedule(muon_rate),
       weight_decay=0.05,
-      adam_learning_rate=schedule(ADAM_RATE),
+      adam_learning_rate=schedule(adam_rate),
       adam_b2=0.98,
       muon_weight_dimension_numbers=_matrices,
     ),
@@ -165,12 +176,16 @@ def _matrices(params: Any) -> Any:
     'attn_vec_einsum': ((0, 1), 2),  # N H D
     'gating_einsum': (2, 1),  # 2 F D
     'linear': (0, 1),  # F D
+    # Of a vision encoder.
+    **dict.fromkeys(('query', 'key', 'value'), (0, (1, 2))),  # W N H
+    'out': ((0, 1), 2),  # N H W
+    **dict.fromkeys(('Dense_0', 'Dense_1'), (0, 1)),  # W F, F W
   }
 
   def of(path, leaf):
     del leaf
     found = [axes[key.key] for key in path if key.key in axes]
-    if not found:
+    if not found or path[-1].key == 'bias':
       return None
     return optax.contrib.MuonDimensionNumbers(*found[0])
 
@@ -208,7 +223,7 @@ def row_length(step: int, steps: int) -> int:
 
 def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   """Runs to the last step and returns the parameters."""
-  model = gm.nn.Gemma3_Tiny(dtype=jnp.float32)
+  model = gm.nn.Gemma3_Tiny(text_only=True, dtype=jnp.float32)
   optimizer = make_optimizer(args.steps)
   params = model.init(jax.random.key(SEED), jnp.ones((1, 8), jnp.int32))
   params = params['params']
@@ -260,7 +275,7 @@ def main() -> None:
     return
   gm.ckpts.save_hf(
     out / 'model',
-    model=gm.nn.Gemma3_Tiny(),
+    model=gm.nn.Gemma3_Tiny(text_only=True),
     params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
   )

@@ -53,9 +53,26 @@ def test_pretraining_goes_on_where_it_was_interrupted(text, tmp_path):
   assert losses(rest)[-1] == losses(whole)[-1]
 
 
-def test_demo_chats_and_writes():
+def test_learning_to_see_goes_on_where_it_was_interrupted(text, tmp_path):
+  args = ('--smoke', '--text', text, '--out')
+  script = 'examples/pretrain_vision.py'
+  whole = run(script, *args, tmp_path / 'a')
+  model, params, tokenizer = gm.from_pretrained(tmp_path / 'a' / 'model')
+  assert model.config == gm.nn.Gemma3_Tiny().config
+  kernel = params['vision_encoder']['siglip_encoder']['embedding']['kernel']
+  assert kernel.dtype == 'bfloat16'
+  assert tokenizer.encode('<start_of_image>') == [110]
+  assert '% right: colour' in whole
+
+  run(script, *args, tmp_path / 'b', '--stop-at', 3)
+  rest = run(script, *args, tmp_path / 'b', '--resume')
+  assert 'encoder step' not in rest
+  assert losses(rest)[-1] == losses(whole)[-1]
+
+
+def test_demo_chats_sees_and_writes():
   out = run('examples/demo.py')
-  assert out.count('gemma > ') == 6
+  assert out.count('gemma > ') == 8
   assert 'ROMEO:' in out
 
 
@@ -68,6 +85,8 @@ def test_tiny_model_benchmark(text):
   'script, args, expected',
   [
     ('kv_cache', (), '| Gemma3_4B | 32,768 | 0.738 | 4.250 | 5.8 |'),
+    ('kv_cache', (), '| Gemma4_E4B | 131,072 | 2.020 | 12.250 | 6.1 |'),
+    ('kv_cache', (), '| Gemma4_31B | 131,072 | 10.781 | 110.000 | 10.2 |'),
     ('prefill_memory', ('--lengths', 64), '| naive | 64 |'),
     ('import_time', (), 'gemma '),
     ('many_prompts', ('--smoke',), 'in turns'),

@@ -25,6 +25,21 @@ COUNTS = {
   'Gemma3_4B': (4_299_915_632, 4_300_079_472),
   'Gemma3_12B': (12_187_079_280, 12_187_325_040),
   'Gemma3_27B': (27_432_062_576, 27_432_406_640),
+  'Gemma3n_E2B': (4_434_658_400, 4_435_182_688),
+  'Gemma3n_E4B': (6_834_711_280, 6_835_235_568),
+  # Hugging Face counts no scalars of layers: they are buffers there.
+  'Gemma4_E2B': (4_628_569_379, 4_628_569_344 + 35),
+  'Gemma4_E4B': (7_463_013_418, 7_463_013_376 + 42),
+  'Gemma4_12B': (11_907_350_320, 11_907_350_272 + 48),
+  'Gemma4_26B_A4B': (25_233_141_790, 25_233_141_760 + 30),
+  'Gemma4_31B': (30_697_345_340, 30_697_345_280 + 60),
+}
+# With keys and values in layers that read those of another.
+COUNTS_WITH_UNUSED = {
+  'Gemma3n_E2B': 4_434_658_400 + 10 * 2_097_408,
+  'Gemma3n_E4B': 6_834_711_280 + 15 * 2_097_408,
+  'Gemma4_E2B': 4_647_449_891,
+  'Gemma4_E4B': 7_518_069_034,
 }
 TEXT_COUNTS = {
   'Gemma3_4B': 3_880_099_328,
@@ -55,6 +70,18 @@ def test_parameter_count(name):
   rows = config.vocab_size or config.num_embed
   more = _hf_config.padding_rows(config) + rows - config.num_embed
   assert summary.size + more * config.embed_dim == hugging_face
+
+
+@pytest.mark.parametrize('name', COUNTS_WITH_UNUSED)
+def test_parameter_count_of_files_with_unused_keys(name):
+  summary = gm.nn.summarize(gm.nn.PRESETS[name]())
+  config = summary.config
+  unused = sum(
+    2 * spec.num_kv_heads * config.embed_dim * spec.head_dim + spec.head_dim
+    for spec in config.layers()
+    if spec.kv_source is not None
+  )
+  assert summary.size + unused == COUNTS_WITH_UNUSED[name]
 
 
 @pytest.mark.parametrize('name', TEXT_COUNTS)

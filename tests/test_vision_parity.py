@@ -10,6 +10,7 @@ import pytest
 import cases
 from gemma import gm
 from gemma.gm.vision import _patches
+import images as made
 
 hf = pytest.importorskip('hf', reason='needs torch and transformers')
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings('ignore')]
@@ -156,3 +157,19 @@ def test_image_longer_than_the_window(both):
   expected = hf.picture_logits(theirs, tokens, CASE.images(1, 2))
   assert np.isfinite(out.logits).all()
   assert error(out.logits, expected, tokens) > 1e-3
+
+
+def test_bundled_model(tiny):
+  """The picture between two texts, of another size than the encoder's."""
+  theirs = hf.read_picture_model(tiny.path)
+  ours = gm.from_pretrained(tiny.path, dtype='float32')
+  shown = gm.vision.preprocess(made.picture(90, 140), size=112)[None]
+  prompt = '<start_of_turn>user\nWhat is <start_of_image> this?<end_of_turn>\n'
+  tokens = np.array([tiny.tokenizer.encode(prompt, add_bos=True)])
+  out = ours.model.apply({'params': ours.params}, tokens, images=shown)
+  row, place = gm.vision.expand(
+    jnp.asarray(tokens), images=1, count=16, ids=ours.model.config.image_tokens
+  )
+  expected = hf.picture_logits(theirs, np.asarray(row), shown)
+  expected = np.take_along_axis(expected, np.asarray(place)[..., None], axis=1)
+  assert error(out.logits, expected, tokens) < TOLERANCE

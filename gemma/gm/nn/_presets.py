@@ -81,7 +81,7 @@ class Gemma2_27B(_transformer.Transformer):
   INFO = _info_of(2, 'gemma2-27b-it')
 
 
-class Gemma3_Tiny(_transformer.Transformer):
+class Gemma3_Tiny(_WithVision):
   """The small model that ships with the package: Gemma 3 in full, tiny."""
 
   config: _config.TransformerConfig = _sizes.GEMMA3_TINY

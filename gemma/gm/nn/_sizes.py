@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gemma.gm.nn import _config
+from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
 
 _Rule = _config.QueryPreAttentionNormalisation
@@ -28,6 +29,15 @@ _PLAIN_NORMS: dict[str, Any] = {
   'global_base_frequency': 1_000_000,
 }
 _SIGLIP = _siglip.SigLiPFromPatches(parent=None)
+_SIGLIP_TINY = _siglip.siglip(
+  image_size=112,
+  patch_size=14,
+  soft_tokens=16,
+  width=128,
+  depth=4,
+  mlp_dim=512,
+  num_heads=4,
+)
 
 
 def _gemma(
@@ -137,7 +147,8 @@ GEMMA2_27B = _gemma2(
   query_pre_attn_norm=_Rule.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS)
 GEMMA3_TINY = _gemma3(
   num_embed=2048, embed_dim=192, hidden_dim=512, num_heads=4, num_kv_heads=1, head_dim=48,
-  num_layers=6, sliding_window_size=64)
+  num_layers=6, sliding_window_size=64, vision_encoder=_SIGLIP_TINY,
+  image_tokens=_expand.ImageTokens(start=110, end=111, soft=112))
 GEMMA3_270M = _gemma3(
   embed_dim=640, hidden_dim=2048, num_heads=4, num_kv_heads=1, head_dim=256, num_layers=18,
   sliding_window_size=512)
