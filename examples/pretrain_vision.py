@@ -8,6 +8,13 @@ Command, from a checkout of the repository:
   python examples/pretrain_vision.py --start /tmp/tiny/model --out /tmp/seeing \
       --text shakespeare.txt state_of_the_union.txt inaugural_addresses.txt
 
+Hardware: 2 CPU cores, no accelerator. Time: 2 hours 24 minutes, the encoder's 8
+included. Metric: 98.5 % exact answers to 200 held-out questions about pictures,
+97.5 % to 200 instructions, by `python benchmarks/tiny_model.py`.
+
+Time and metric are those of the bundled model, which was made with this script
+while it was changed: `docs/model_card_tiny.md` says when and how. What stands
+here is the last state of it as one schedule, which was not run as such.
 """
 
 import argparse
