@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from gemma.gm.nn import _config
 from gemma.gm.text import _parts
 from gemma.gm.text import _tokenizer
 from gemma.gm.text import _values
@@ -38,8 +37,6 @@ class Format:
   Attributes:
     system_turn: Whether a system message is a turn of its own.
     forgets: Whether thoughts are left out once the user has spoken again.
-    empty_thought: Of which models a turn begins with an empty thought, if they
-      are not to think.
     ends: Special tokens that end what the model says, besides `EOS`.
     soft: Special tokens in the place of media, which no model sees as such.
     writers: How the parts are written that are neither text nor media.
@@ -47,7 +44,6 @@ class Format:
 
   system_turn: bool
   forgets: bool
-  empty_thought: Callable[[_config.TransformerConfig], bool]
   ends: tuple[str, ...]
   soft: tuple[str, ...]
   writers: Mapping[type, Writer]
@@ -173,7 +169,6 @@ FORMATS: Mapping[str, Format] = {
   'gemma3': Format(
     system_turn=False,
     forgets=False,
-    empty_thought=lambda config: False,
     ends=('END_OF_TURN',),
     soft=(),
     writers={_parts.Thought: _receiver},
@@ -182,7 +177,6 @@ FORMATS: Mapping[str, Format] = {
     system_turn=True,
     forgets=True,
     # Those of 12B, 26B and 31B, but not E2B and E4B.
-    empty_thought=lambda config: not config.per_layer_input_dim,
     ends=('END_OF_TURN', 'BEGIN_OF_TOOL_RESPONSE'),
     soft=('IMAGE_PLACEHOLDER', 'AUDIO_PLACEHOLDER', 'VIDEO_PLACEHOLDER'),
     writers={

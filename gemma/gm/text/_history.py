@@ -140,13 +140,16 @@ class History:
     """What opens the model's turn; nothing, if that goes on."""
     if self.turns[-1].role != 'user':
       return []
-    seeds = self._form.empty_thought(self.model.config) and not self.thinking
+    seeds = (
+      self.tokenizer.begins_with_thought(self.model.config)
+      and not self.thinking
+    )
     return _template.lead(self.tokenizer, empty_thought=seeds)
 
   @property
   def forgets(self) -> bool:
     """Whether later turns will not see all that the model is about to say."""
-    seeds = self._form.empty_thought(self.model.config)
+    seeds = self.tokenizer.begins_with_thought(self.model.config)
     return self._form.forgets and (self.thinking or seeds)
 
   @property

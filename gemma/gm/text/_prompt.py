@@ -150,7 +150,7 @@ def _encode_one(
       tokenizer,
       said,
       leave_open=isinstance(prompt, _conversation.Conversation),
-      empty_thought=_formats.of(tokenizer).empty_thought(model.config),
+      empty_thought=tokenizer.begins_with_thought(model.config),
     )
     parts = [part for _, parts in said for part in parts]
     own = [p.source for p in parts if _conversation.is_image(p)]

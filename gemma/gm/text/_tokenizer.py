@@ -233,16 +233,21 @@ class Tokenizer:
       config: That of the model, as large ones of Gemma 4 begin their turns with
         an empty thought.
     """
-    from gemma.gm.text import _formats
     from gemma.gm.text import _tokenizer_export  # Needs protobuf: only here.
 
-    form = _formats.of(self)
     return _tokenizer_export.hf_files(
       self.model_proto,
       self.special_tokens,
       spelling=self.FORMAT,
-      empty_thought=config is not None and form.empty_thought(config),
+      empty_thought=config is not None and self.begins_with_thought(config),
     )
+
+  def begins_with_thought(self, config: _config.TransformerConfig) -> bool:
+    """Whether a model begins its turns with an empty thought, if not to think.
+
+    The large models of Gemma 4 do.
+    """
+    return self.FORMAT == 'gemma4' and not config.per_layer_input_dim
 
   def byte_of(self, token: int) -> int | None:
     """The byte that a token stands for; None if it is a piece of text."""
