@@ -179,8 +179,8 @@ _NEWER = {
 }
 _GEMMA4 = {
   **_NEWER,
-  'num_layers': 6,
-  'pattern': (_LOCAL,) * 2 + (_GLOBAL,),
+  'num_layers': 4,
+  'pattern': (_LOCAL, _GLOBAL),
   'global_head_dim': 32,
   'global_rope_proportion': 0.25,
   'use_layer_scalar': True,
@@ -202,8 +202,8 @@ CASES = (
     'gemma3n',
     **_NEWER,
     pattern=(_LOCAL,) * 2 + (_GLOBAL,),
-    num_layers=9,
-    num_kv_shared_layers=3,
+    num_layers=5,
+    num_kv_shared_layers=2,
     activation_sparsity=(0.95,) * 2,
     per_layer_input_dim=8,
     altup=_config.AltUp(),
@@ -213,8 +213,8 @@ CASES = (
   _case(
     'gemma4_per_layer',
     **_GEMMA4,
-    num_kv_shared_layers=3,
-    hidden_dims=(48,) * 3 + (96,) * 3,
+    num_kv_shared_layers=2,
+    hidden_dims=(48,) * 2 + (96,) * 2,
     per_layer_input_dim=8,
   ),
   _case(

@@ -14,7 +14,7 @@ from gemma.gm.nn import _scan
 from gemma.gm.nn import _shapes
 
 _NAMED = {case.name: case for case in cases.CASES}
-_PERIOD = _NAMED['gemma4_per_layer'].config.attention_types[:3]
+_PERIOD = _NAMED['gemma3n'].config.attention_types[:3]
 
 
 def deep(name, layers, **fields):
@@ -30,7 +30,7 @@ def deep(name, layers, **fields):
 # of layers before them, which stay on their own.
 CASES = (
   deep('gemma3_gqa', 8),
-  deep('gemma3n', 15, num_kv_shared_layers=6, activation_sparsity=(0.95,) * 6),
+  deep('gemma3n', 9, num_kv_shared_layers=6, activation_sparsity=(0.95,) * 3),
   deep(
     'gemma4_per_layer',
     16,
@@ -41,7 +41,7 @@ CASES = (
 )
 NAMES = {
   'gemma3_gqa': ['layers_0_5', 'layer_6', 'layer_7'],
-  'gemma3n': ['layers_0_5', 'layer_6', 'layer_7', 'layer_8', 'layers_9_14'],
+  'gemma3n': ['layer_0', 'layer_1', 'layer_2', 'layers_3_8'],
   'gemma4_per_layer': [
     'layers_0_5',
     'layer_6',
