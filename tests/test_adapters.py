@@ -298,7 +298,9 @@ def test_new_adapters_change_nothing_at_first(case):
   params = peft.merge_params(plain['params'], lora)
   tokens = case.tokens(2, 10) % 280 + 1
   out = model.apply({'params': params}, tokens).logits
-  same(out, case.model.apply(plain, tokens).logits)
+  # Beside their zeros, another program may round in another order.
+  expected = case.model.apply(plain, tokens).logits
+  np.testing.assert_allclose(out, expected, atol=case.noise, rtol=0)
   assert {len(x.shape) for x in jax.tree.leaves(lora)} >= {2, 3}
 
 
@@ -315,7 +317,7 @@ def test_adapter_equals_fused(case):
   fused = case.model.apply(
     {'params': peft.fuse_params(params)}, tokens, **options
   )
-  np.testing.assert_allclose(out, fused.logits, atol=2e-5)
+  np.testing.assert_allclose(out, fused.logits, atol=case.noise)
 
 
 def test_adapters_of_integers():
