@@ -88,16 +88,27 @@ def test_channels_of_zeros_stay_zeros(method):
 @pytest.mark.parametrize('case', cases.CASES, ids=str)
 def test_axes_are_those_of_the_equations(case):
   flat = traverse_util.flatten_dict(case.params)
-  config = case.config
+  config, specs = case.config, case.config.layers()
+  others = {
+    'linear_right': [config.laurel_rank],
+    'per_layer_projection': [config.per_layer_input_dim],
+  }
   for weight in _weights.weights(case.params):
     shape = flat[weight.path].shape
     summed = [shape[i] for i in weight.summed]
-    if 'attn_vec_einsum' in weight.path:
-      assert summed == [config.num_heads, config.head_dim]
-    elif weight.path[-1] == 'linear':
-      assert summed == [config.hidden_dim]
+    layer, *_, module, name = weight.path
+    spec = (
+      specs[int(layer.removeprefix('layer_'))] if 'layer' in layer else None
+    )
+    if module == 'attn_vec_einsum':
+      assert summed == [spec.num_heads, spec.head_dim]
+    elif name == 'linear':
+      assert summed == [spec.ffw.hidden_dim]
+    elif module == 'linear':
+      assert weight.of_experts
+      assert summed == [spec.experts.hidden_dim]
     else:
-      assert summed == [config.embed_dim]
+      assert summed == others.get(module, [config.embed_dim])
 
 
 def test_quantize_as_published():
