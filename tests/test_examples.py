@@ -81,6 +81,14 @@ def test_tiny_model_benchmark(text):
   assert '"bits_per_byte"' in out.splitlines()[-1]
 
 
+def test_training_with_pictures(tmp_path):
+  out = run('examples/multimodal.py', '--smoke', '--out', tmp_path / 'a')
+  assert 'step 1 loss' in out
+  assert 'after: ' in out
+  lora = gm.ckpts.load_adapter(tmp_path / 'a', model=gm.nn.Gemma3_Tiny())
+  assert {'layer_0', 'vision_encoder'} <= lora.keys()
+
+
 @pytest.mark.parametrize(
   'script, args, expected',
   [

@@ -109,3 +109,11 @@ def test_core_needs_no_extra():
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   for line in project['dependencies']:
     assert not any(name in line for name in HEAVY if name != 'orbax')
+
+
+@pytest.mark.parametrize(
+  'name', ['Attention', 'Block', 'FeedForward', 'Transformer', 'KVCache']
+)
+def test_one_class_for_all_generations(name):
+  source = [file.read_text() for file in (ROOT / 'gemma').rglob('*.py')]
+  assert sum(text.count(f'\nclass {name}(') for text in source) == 1

@@ -1,6 +1,7 @@
 """Per-layer tables, layers that share keys, and models within models."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,39 @@ def test_keys_that_nobody_reads(case, tmp_path):
   layer = {**case.params[f'layer_{last}'], 'attn': attn}
   gm.ckpts.save_params({**case.params, f'layer_{last}': layer}, tmp_path / 'o')
   read = gm.ckpts.load_params(tmp_path / 'o', params=case.params, donate=False)
+  jax.tree.map(np.testing.assert_array_equal, read, case.params)
+
+
+def test_encoders_of_gemma3n_are_left_out(tmp_path):
+  """From a folder and from an Orbax checkpoint; not silently."""
+  case = _NAMED['gemma3n']
+  gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
+  file = tmp_path / 'm' / 'config.json'
+  text = json.loads(file.read_text())
+  config = {'model_type': 'gemma3n', 'text_config': text}
+  file.write_text(
+    json.dumps(config | {'vision_config': {}, 'audio_config': {}})
+  )
+  file = tmp_path / 'm' / 'model.safetensors'
+  tensors = {
+    name.replace('model.', 'model.language_model.', 1): x
+    for name, x in safetensors.numpy.load_file(file).items()
+  }
+  for name in ('vision_tower.timm_model', 'audio_tower', 'embed_vision'):
+    tensors[f'model.{name}.norm.weight'] = np.ones(3, np.float32)
+  safetensors.numpy.save_file(tensors, file)
+  with pytest.raises(ValueError, match='encoders of gemma3n .*text_only=True'):
+    gm.from_pretrained(tmp_path / 'm')
+  read = gm.from_pretrained(tmp_path / 'm', text_only=True).params
+  jax.tree.map(np.testing.assert_array_equal, read, case.params)
+  more = {'mm_hard_embedding_norm': {'scale': jnp.ones(2)}}
+  params = {
+    **case.params,
+    'embedder': case.params['embedder'] | more,
+    'audio_encoder': {'w': jnp.ones(2)},
+  }
+  gm.ckpts.save_params(params, tmp_path / 'o')
+  read = gm.ckpts.load_params(tmp_path / 'o', text_only=True)
   jax.tree.map(np.testing.assert_array_equal, read, case.params)
 
 

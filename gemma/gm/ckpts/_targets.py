@@ -42,6 +42,8 @@ _MULTIMODAL_EMBEDDER = (
   *_AUDIO_EMBEDDER,
   _AUDIO_TABLE,
   'mm_pre_projection_norm',
+  'mm_hard_embedding_norm',
+  'audio_embedding_norm',
   'mm_input_embedding_extra',
   'audio_input_embedding_extra',
 )
