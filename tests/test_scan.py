@@ -113,7 +113,8 @@ def test_neither_changes_a_number(case, remat, scan):
   got = gm.nn.unstack_layers(got)
   largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5 * largest)
+    # Padding alone changes them as much.
+    np.testing.assert_allclose(a, b, atol=case.tolerance * largest)
 
 
 def test_full_keeps_less_than_dots_and_dots_less_than_none():
@@ -136,7 +137,7 @@ def test_full_keeps_less_than_dots_and_dots_less_than_none():
 def test_errors():
   case = _NAMED['gemma3_gqa']
   with pytest.raises(ValueError, match="remat='some' is not one of.*'none'"):
-    case.model.clone(remat='some').apply({'params': case.params}, [[1]])
+    case.model.clone(remat='some').apply({'params': case.params}, case.tokens())
   few = {k: v for k, v in case.params.items() if k != 'layer_7'}
   with pytest.raises(ValueError, match='no layer_7, but the config has 8'):
     gm.nn.stack_layers(few, case.config)
