@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -26,6 +27,7 @@ from gemma.gm.nn import _weights
 
 INIT = nn.initializers.normal(stddev=0.01)
 _ONES = nn.initializers.ones
+PRODUCT = 'product'  # What `remat` calls a product with a weight.
 
 
 class Einsum(nn.Module):
@@ -59,6 +61,7 @@ class Einsum(nn.Module):
       shape = tuple(self.shape)
       w = self.param(self.weight_name, self.initializer, shape, dtype)
       y = _project.project(eqn, x, w, x.dtype)
+    y = ad_checkpoint.checkpoint_name(y, PRODUCT)
     adapter: Any = self.get_variable('params', f'_LoRAEinsum_{suffix}')
     if adapter is None:
       return y

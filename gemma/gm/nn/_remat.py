@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 
 from gemma.gm.nn import _block
+from gemma.gm.nn import _layers
 
 
 class Remat(enum.StrEnum):
@@ -25,7 +26,7 @@ class Remat(enum.StrEnum):
 
 
 _POLICIES: dict[Remat, Any] = {
-  Remat.DOTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  Remat.DOTS: jax.checkpoint_policies.save_only_these_names(_layers.PRODUCT),
   Remat.FULL: None,
 }
 
