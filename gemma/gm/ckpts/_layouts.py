@@ -252,7 +252,7 @@ def _from_flat(path: Path, axes: int) -> Path:
   if head == prefix:
     return (nested, *rest)
   bare = rest[-1] == 'w' and _BARE.match('/'.join(rest[:-1]))
-  if bare and axes == _AXES[rest[-2]]:
+  if bare and axes <= _AXES[rest[-2]]:
     return (*rest[:-1],)
   return (*rest,)
 
