@@ -85,7 +85,7 @@ def test_gradients_equal_naive(run):
   )
   got = jax.grad(loss, range(1, 5))(run, x, shares, gating, linear)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
 def test_all_tokens_may_want_one_expert():
