@@ -1,8 +1,8 @@
 """Fine-tunes a model on pictures: it learns to name their colours in German.
 
 Task: `Welche Farbe?` about a picture of one shape; the answer is one of eight
-words that the model never read. LoRA adapters on the text part and on the
-vision encoder are all that is trained.
+German words. LoRA adapters on the text part and on the vision encoder are all
+that is trained.
 
 Command, from a checkout of the repository:
 

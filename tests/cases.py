@@ -231,7 +231,8 @@ CASES = (
     experts=_config.Experts(num_experts=8, top_k=3, hidden_dim=16),
   ),
 )
-GEMMA3 = CASES[5]
+NAMED = {case.name: case for case in CASES}
+GEMMA3 = NAMED['gemma3_gqa']
 # 4 soft tokens for an image of 16 patches, inside a window of 6.
 VISION = _case(
   'gemma3_vision',

@@ -12,7 +12,7 @@ import cases
 
 def main() -> None:
   """Compares logits and gradients with those of one device."""
-  case = next(case for case in cases.CASES if case.config.experts)
+  case = cases.NAMED['gemma4_experts']
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ('expert',))
 
   def place(path, x):

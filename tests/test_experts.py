@@ -19,7 +19,7 @@ from gemma.gm.nn import _transformer
 from gemma.peft import _quantization
 
 TOKENS, WIDTH, EXPERTS, TOP, HIDDEN = 5, 16, 8, 3, 12
-CASE = next(case for case in cases.CASES if case.config.experts)
+CASE = cases.NAMED['gemma4_experts']
 
 
 def make(dtype=jnp.float32, integers=False):

@@ -147,7 +147,7 @@ def test_files_for_others_make_the_same_tokens(tokenizer, tmp_path):
 def test_folder_knows_whether_turns_begin_with_an_empty_thought(name, tmp_path):
   """As the model's own sampler begins them; `transformers` reads the folder."""
   transformers = pytest.importorskip('transformers')
-  case = next(case for case in cases.CASES if case.name == name)
+  case = cases.NAMED[name]
   gm.ckpts.save_hf(
     tmp_path / 'm',
     model=case.model,

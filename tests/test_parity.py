@@ -250,7 +250,7 @@ def test_text_model_of_a_folder_with_encoders(family, tmp_path):
   import torch
   import transformers
 
-  case = next(x for x in cases.CASES if x.name == 'gemma4_keys_as_values')
+  case = cases.NAMED['gemma4_keys_as_values']
   text = _hf_config.to_hf(case.config)
   small = {'hidden_size': 16, 'num_hidden_layers': 1, 'intermediate_size': 16}
   heads = {'num_attention_heads': 2, 'num_key_value_heads': 2, 'head_dim': 8}

@@ -14,9 +14,8 @@ from gemma import gm
 from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _shapes
 
-_NAMED = {case.name: case for case in cases.CASES}
 BOTH = pytest.mark.parametrize(
-  'case', [_NAMED['gemma3n'], _NAMED['gemma4_per_layer']], ids=str
+  'case', [cases.NAMED['gemma3n'], cases.NAMED['gemma4_per_layer']], ids=str
 )
 OLD = tuple(map(int, jax.__version__.split('.')[:2])) < (0, 10)
 
@@ -47,7 +46,7 @@ def test_tables_stay_in_host_memory(case):
 
 @pytest.mark.skipif(OLD, reason='needs JAX 0.10')
 def test_tables_are_read_into_host_memory(tmp_path):
-  case = _NAMED['gemma4_per_layer']
+  case = cases.NAMED['gemma4_per_layer']
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   for quantize, name in ((False, ''), ('int8', '_IntEmbedder_')):
     params = gm.ckpts.load_params(
@@ -106,7 +105,7 @@ def test_keys_that_nobody_reads(case, tmp_path):
 
 def test_encoders_of_gemma3n_are_left_out(tmp_path):
   """From a folder and from an Orbax checkpoint; not silently."""
-  case = _NAMED['gemma3n']
+  case = cases.NAMED['gemma3n']
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   file = tmp_path / 'm' / 'config.json'
   text = json.loads(file.read_text())
@@ -139,7 +138,7 @@ def test_encoders_of_gemma3n_are_left_out(tmp_path):
 
 def test_names_of_older_files(tmp_path):
   """The first files of Gemma 3n call three things otherwise."""
-  case = _NAMED['gemma3n']
+  case = cases.NAMED['gemma3n']
   old = dict(case.params)
   embedder = dict(old['embedder'])
   for mine, theirs in zip(
@@ -172,7 +171,7 @@ def test_e2b_is_in_e4b():
 
 def test_a_slice_is_the_whole_with_the_rest_at_zero():
   """Narrower layers; a layer that is left out may as well do nothing."""
-  case = _NAMED['gemma3n']
+  case = cases.NAMED['gemma3n']
   config = dataclasses.replace(case.config, activation_sparsity=())
   whole = cases.Case('gemma3n', config)
   model, params = gm.ckpts.slice_matformer(
@@ -208,6 +207,6 @@ def test_a_slice_is_the_whole_with_the_rest_at_zero():
   ],
 )
 def test_slices_that_are_none(fields, error):
-  case = _NAMED['gemma3n']
+  case = cases.NAMED['gemma3n']
   with pytest.raises(ValueError, match=error):
     gm.ckpts.slice_matformer(case.model, case.params, **fields)

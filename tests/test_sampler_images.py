@@ -284,7 +284,7 @@ def test_many_prompts_encode_an_image_once(sampler, monkeypatch):
 
 def blind():
   """A model of the same vocabulary that does not see."""
-  return next(case for case in cases.CASES if case.name == 'gemma3_gqa')
+  return cases.GEMMA3
 
 
 @pytest.mark.parametrize('kind', ['blind', *slow('same', 'noisy', 'lookup')])

@@ -13,17 +13,16 @@ from gemma.gm.nn import _config
 from gemma.gm.nn import _scan
 from gemma.gm.nn import _shapes
 
-_NAMED = {case.name: case for case in cases.CASES}
-_PERIOD = _NAMED['gemma3n'].config.attention_types[:3]
+_PERIOD = cases.NAMED['gemma3n'].config.attention_types[:3]
 
 
 def deep(name, layers, **fields):
   """A case with more layers, of which some repeat; each loses more digits."""
   types = _config.make_attention_layers_types(_PERIOD, num_layers=layers)
   config = dataclasses.replace(
-    _NAMED[name].config, attention_types=types, **fields
+    cases.NAMED[name].config, attention_types=types, **fields
   )
-  return cases.Case(f'{name}_deep', config, 4 * _NAMED[name].tolerance)
+  return cases.Case(f'{name}_deep', config, 4 * cases.NAMED[name].tolerance)
 
 
 # Gemma 3 with two layers left over; the others have layers that read the keys
@@ -119,7 +118,7 @@ def test_neither_changes_a_number(case, remat, scan):
 
 def test_full_keeps_less_than_dots_and_dots_less_than_none():
   """Bytes of what the backward pass is given."""
-  case = _NAMED['gemma3_gqa']
+  case = cases.NAMED['gemma3_gqa']
   tokens = jnp.asarray(case.tokens())
   sizes = []
   for remat in ('none', 'dots', 'full'):
@@ -135,7 +134,7 @@ def test_full_keeps_less_than_dots_and_dots_less_than_none():
 
 
 def test_errors():
-  case = _NAMED['gemma3_gqa']
+  case = cases.NAMED['gemma3_gqa']
   with pytest.raises(ValueError, match="remat='some' is not one of.*'none'"):
     case.model.clone(remat='some').apply({'params': case.params}, case.tokens())
   few = {k: v for k, v in case.params.items() if k != 'layer_7'}

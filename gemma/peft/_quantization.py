@@ -98,9 +98,7 @@ def quantize(
   integers_of(method)
   flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
   text = _weights.without_media(params)
-  for weight in _weights.weights(text, checkpoint_kernel_key):
-    if weight.is_router:
-      continue
+  for weight in _weights.roundable(text, checkpoint_kernel_key):
     kernel, scale = quantize_array(flat.pop(weight.path), weight.summed, method)
     where = weight.path[:-1] if in_place_keys else weight.stand_in('IntEinsum')
     flat[(*where, 'kernel')], flat[(*where, 'scale')] = kernel, scale

@@ -57,11 +57,6 @@ class Weight:
     module = self.path[-2] if len(self.path) > 1 else ''
     return module in _EXPERTS and self.summed == _EXPERTS[module][1]
 
-  @property
-  def is_router(self) -> bool:
-    """Whether it picks what others compute."""
-    return any(name in _ROUTERS for name in self.path)
-
   def stand_in(self, kind: str) -> Path:
     """The module that stands in for it, as `IntEinsum` does."""
     name = '0' if self.path[-1] not in _LEAVES else self.path[-1]
@@ -94,6 +89,13 @@ def weights(
     elif name == key or name in _LEAVES:
       here = (*path, name)
       yield Weight(here, _summed(here, value.shape, params))
+
+
+def roundable(params: Mapping[str, Any], key: str = 'w') -> Iterator[Weight]:
+  """The `weights` that may be stored as integers: all but routers."""
+  for weight in weights(params, key):
+    if not any(name in _ROUTERS for name in weight.path):
+      yield weight
 
 
 def kernels(params: Mapping[str, Any], path: Path = ()) -> Iterator[Weight]:

@@ -143,8 +143,7 @@ def _places(
   tree: Mapping[str, Any] = _tree.nest(text)
   places = [
     (weight, weight.stand_in('IntEinsum'))
-    for weight in _weights.weights(tree)
-    if not weight.is_router
+    for weight in _weights.roundable(tree)
   ]
   return places + [
     (table, (*table.path[:-1], f'_IntEmbedder_{name}'))

@@ -64,11 +64,10 @@ def is_unused(path: Path, params: Iterable[Path]) -> bool:
 
   Checkpoints have them or not; no model uses them.
   """
-  names = _KEYS_AND_VALUES
-  if path[1:2] != ('attn',) or path[2:3] not in {(name,) for name in names}:
+  if len(path) < 3 or path[1] != 'attn' or path[2] not in _KEYS_AND_VALUES:
     return False
   siblings = {other[2] for other in params if other[:2] == path[:2]}
-  return bool(siblings) and not siblings & set(names)
+  return bool(siblings) and siblings.isdisjoint(_KEYS_AND_VALUES)
 
 
 def has_encoder(paths: Iterable[Path]) -> bool:

@@ -15,7 +15,7 @@ def host_tables(params: Mapping[str, Any]) -> dict[str, Any]:
 
   The tables of Gemma 3n and of Gemma 4 E2B and E4B are the largest part of
   their weights, and a token needs one row. The host picks it, and the row alone
-  goes to the device.
+  goes to the device. Needs JAX 0.10.
 
   ```python
   params = gm.ckpts.load_params(path, sharding=gm.nn.host_tables)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gemma.gm.nn import _block
+from gemma.gm.nn import _blocks
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 from gemma.gm.nn import _inputs
@@ -22,17 +23,25 @@ def param_shapes(model: _transformer.Transformer) -> dict[str, Any]:
     spec: _layer(config, spec, model.dtype) for spec in dict.fromkeys(layers)
   }
   shapes = _outside(config, model.dtype) | {
-    f'layer_{i}': jax.tree.map(lambda x: x, kinds[spec])
-    for i, spec in enumerate(layers)
+    f'layer_{i}': kinds[spec] for i, spec in enumerate(layers)
   }
   return _scan.stack_layers(shapes, config) if model.scan_layers else shapes
+
+
+class _NoBlocks(_blocks.Blocks):
+  """No layers at all."""
+
+  def setup(self):
+    pass
+
+  def __call__(self, x, context, cache, inputs):
+    return {}, x
 
 
 class _Outside(_transformer.Transformer):
   """A model without its layers."""
 
-  def _run_layers(self, x, context, cache, inputs):
-    return {}, x
+  BLOCKS = _NoBlocks
 
 
 def _outside(config: _config.TransformerConfig, dtype: Any) -> dict[str, Any]:
@@ -48,9 +57,7 @@ def _outside(config: _config.TransformerConfig, dtype: Any) -> dict[str, Any]:
   if encoder is not None:
     blocks = shapes['vision_encoder']['siglip_encoder']['Transformer']
     for i in range(encoder.siglip_encoder.depth):
-      blocks[f'encoderblock_{i}'] = jax.tree.map(
-        lambda x: x, blocks['encoderblock_0']
-      )
+      blocks[f'encoderblock_{i}'] = blocks['encoderblock_0']
   return shapes
 
 

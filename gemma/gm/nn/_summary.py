@@ -111,16 +111,14 @@ class Summary:
     yield 'Bytes', f'{self.nbytes:,} ({near})'
     yield 'Width', f'{config.embed_dim:,}'
     yield 'Layers', f'{config.num_layers}'
-    kinds = {spec.window is None: spec for spec in config.layers()}
-    for is_global, spec in kinds.items():
-      where = ''
-      if len({(x.num_kv_heads, x.head_dim) for x in kinds.values()}) > 1:
-        where = ', global layers' if is_global else ', sliding layers'
-      yield f'Query heads{where}', f'{spec.num_heads} x {spec.head_dim}'
-      heads = f'{spec.num_kv_heads} x {spec.head_dim}'
-      yield f'Key and value heads{where}', heads
-      if not where:
-        break
+    heads: dict[tuple[int, int, int], str] = {}
+    for spec in config.layers():
+      sizes = spec.num_heads, spec.num_kv_heads, spec.head_dim
+      heads.setdefault(sizes, 'global' if spec.window is None else 'sliding')
+    for (queries, keys, width), kind in heads.items():
+      where = f', {kind} layers' if len(heads) > 1 else ''
+      yield f'Query heads{where}', f'{queries} x {width}'
+      yield f'Key and value heads{where}', f'{keys} x {width}'
 
   def __str__(self) -> str:
     lines = [self.name]

@@ -101,6 +101,7 @@ class Transformer(nn.Module):
   config: _config.TransformerConfig
 
   INFO: ClassVar[_info.ModelInfo] = _info.ModelInfo()
+  BLOCKS: ClassVar[type[_blocks.Blocks]] = _blocks.Blocks
 
   def setup(self):
     config, dtype = self.config, self.dtype
@@ -113,7 +114,7 @@ class Transformer(nn.Module):
     self.embedder = _layers.Embedder(
       config.num_embed, config.embed_dim, width, dtype
     )
-    self.blocks = _blocks.Blocks(config, dtype, self.remat, self.scan_layers)
+    self.blocks = self.BLOCKS(config, dtype, self.remat, self.scan_layers)
     nn.share_scope(self, self.blocks)
     self.final_norm = _layers.norm_of(config, dtype, 'final_norm')
     self._streams = self._per_layer = None
@@ -332,19 +333,9 @@ class Transformer(nn.Module):
     if self._per_layer is not None:
       inputs = self._per_layer(tokens, x)
     if self._streams is None:
-      return self._run_layers(x, context, cache, inputs)
-    layers, x = self._run_layers(self._streams.split(x), context, cache, inputs)
+      return self.blocks(x, context, cache, inputs)
+    layers, x = self.blocks(self._streams.split(x), context, cache, inputs)
     return layers, self._streams.join(x)
-
-  def _run_layers(
-    self,
-    x: Float[Array, '*I B T D'],
-    context: _block.Context,
-    cache: _cache.KVCache | None,
-    inputs: Float[Array, 'B T N P'] | None,
-  ) -> tuple[dict[str, _cache.LayerKV | None], Float[Array, '*I B T D']]:
-    """`_layers`, from what they are given to what they make of it."""
-    return self.blocks(x, context, cache, inputs)
 
   def _embed(
     self, inputs: _inputs.Inputs

@@ -176,7 +176,6 @@ FORMATS: Mapping[str, Format] = {
   'gemma4': Format(
     system_turn=True,
     forgets=True,
-    # Those of 12B, 26B and 31B, but not E2B and E4B.
     ends=('END_OF_TURN', 'BEGIN_OF_TOOL_RESPONSE'),
     soft=('IMAGE_PLACEHOLDER', 'AUDIO_PLACEHOLDER', 'VIDEO_PLACEHOLDER'),
     writers={

@@ -245,7 +245,7 @@ class Tokenizer:
   def begins_with_thought(self, config: _config.TransformerConfig) -> bool:
     """Whether a model begins its turns with an empty thought, if not to think.
 
-    The large models of Gemma 4 do.
+    The large models of Gemma 4 do: 12B, 26B and 31B, but not E2B and E4B.
     """
     return self.FORMAT == 'gemma4' and not config.per_layer_input_dim
 
