@@ -22,6 +22,8 @@ from jaxtyping import Float32
 from jaxtyping import Int
 from jaxtyping import Num
 
+from gemma.gm.math import _slices
+
 _CHUNK_BYTES = 64 * 1024 * 1024  # Of the logits of one chunk, in float32.
 _MIN_CHUNK = 512  # Below, products are too narrow for matrix units.
 
@@ -176,13 +178,15 @@ def _bwd(form: _Form, residuals: Any, cotangent: Any) -> Any:
     grads = grads.astype(hidden.dtype)
     d_hidden += _dot(grads, part, 1, 0)
     if d_table is not None:
-      rows = _dot(grads, hidden, 0, 0).astype(table.dtype)
-      d_table = jax.lax.dynamic_update_slice_in_dim(d_table, rows, start, 0)
+      d_table = rows.put(d_table, _dot(grads, hidden, 0, 0), start)
     return d_hidden, d_table
 
-  d_table = None if trained is None else jnp.zeros_like(table)
+  rows = _slices.Rows(table)
+  d_table = None if trained is None else rows.bits
   d_hidden = jnp.zeros(hidden.shape, jnp.float32)
   d_hidden, d_table = _over_vocab(form, table, visit, (d_hidden, d_table))
+  if d_table is not None:
+    d_table = rows.read(d_table)
   return d_hidden.astype(hidden.dtype), d_table, None, None
 
 
@@ -205,11 +209,9 @@ def _over_vocab(
 
 def _part(table: Any, scale: Any, start: Any, size: int, like: Any) -> Any:
   """Some rows of the table, in the dtype of the states."""
-  part = jax.lax.dynamic_slice_in_dim(table, start, size)
+  part = _slices.take(table, start, size)
   if scale is not None:
-    part = part.astype(scale.dtype) / jax.lax.dynamic_slice_in_dim(
-      scale, start, size
-    )
+    part = part.astype(scale.dtype) / _slices.take(scale, start, size)
   return part.astype(like.dtype)
 
 
