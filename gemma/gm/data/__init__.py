@@ -4,6 +4,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.gm.data._arrays import pad as pad
+  from gemma.gm.data._batches import Batches as Batches
   from gemma.gm.data._chat import ChatTask as ChatTask
   from gemma.gm.data._classification import (
     ClassificationTask as ClassificationTask,
