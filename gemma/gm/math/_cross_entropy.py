@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Float32
@@ -30,7 +31,7 @@ _MIN_CHUNK = 512  # Below, products are too narrow for matrix units.
 
 def cross_entropy(
   logits: Float[Array, '*B V'],
-  targets: Int[Array, '*B'],
+  targets: Int[ArrayLike, '*B'],
   *,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
@@ -47,7 +48,7 @@ def cross_entropy(
     z_loss: Keeps logits from drifting; 1e-4 is usual.
     label_smoothing: Part of the probability that is spread over all tokens.
   """
-  logits = logits.astype(jnp.float32)
+  logits, targets = logits.astype(jnp.float32), jnp.asarray(targets)
   logz = jax.nn.logsumexp(logits, axis=-1)
   right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   spread = label_smoothing * logits.mean(axis=-1)
@@ -57,7 +58,7 @@ def cross_entropy(
 def linear_cross_entropy(
   hidden: Float[Array, '*B D'],
   table: Num[Array, 'V D'],
-  targets: Int[Array, '*B'],
+  targets: Int[ArrayLike, '*B'],
   *,
   scale: Float[Array, 'V 1'] | None = None,
   softcap: float | None = None,
@@ -94,7 +95,7 @@ def linear_cross_entropy(
   Raises:
     ValueError: If a chunk is not positive.
   """
-  rows = hidden.reshape(-1, hidden.shape[-1])
+  rows, targets = hidden.reshape(-1, hidden.shape[-1]), jnp.asarray(targets)
   if chunk is None:
     chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows.shape[0])))
   if chunk < 1:
