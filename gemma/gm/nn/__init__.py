@@ -4,6 +4,8 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn import config as config
+  from gemma.gm.nn._anchored import AnchoredPolicy as AnchoredPolicy
+  from gemma.gm.nn._anchored import AnchoredPolicyOutput as AnchoredPolicyOutput
   from gemma.gm.nn._block import Attention as Attention
   from gemma.gm.nn._block import Block as Block
   from gemma.gm.nn._cache import KVCache as KVCache
