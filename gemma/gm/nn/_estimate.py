@@ -6,7 +6,6 @@ Axes: B batch, L length, D model, V vocab.
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
-import functools
 from typing import Any
 
 from flax import traverse_util
@@ -18,12 +17,14 @@ import optax
 from gemma.gm.math import _cross_entropy
 from gemma.gm.nn import _lora
 from gemma.gm.nn import _remat
+from gemma.gm.nn import _residuals
 from gemma.gm.nn import _scan
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.peft import _select
 
 _GIB = 2**30
+_TABLE = 'embedder', 'input_embedding'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class MemoryEstimate:
     optimizer: State of the optimizer.
     gradients: Of what is trained.
     activations: What the backward pass needs of the forward pass.
-    recomputed: Of one layer, while it is computed again.
-    loss: Logits of one chunk of the vocabulary, and gradients of the states.
+    temporary: Logits of one chunk of the vocabulary, or what one layer needs
+      while it is computed again, whichever is more.
     advice: What else could be chosen, and the bytes of all then.
   """
 
@@ -44,8 +45,7 @@ class MemoryEstimate:
   optimizer: int
   gradients: int
   activations: int
-  recomputed: int
-  loss: int
+  temporary: int
   advice: tuple[tuple[str, int], ...] = ()
 
   @property
@@ -100,6 +100,7 @@ class _Plan:
   trainable: Any
   master_dtype: DTypeLike | None
   accumulate: int
+  backend: str
 
 
 def estimate_memory(
@@ -112,6 +113,7 @@ def estimate_memory(
   trainable: str | Iterable[str] | None = None,
   master_dtype: DTypeLike | None = None,
   accumulate: int = 1,
+  backend: str | None = None,
 ) -> MemoryEstimate:
   """About how much memory a step of training needs, and what to turn.
 
@@ -122,21 +124,24 @@ def estimate_memory(
 
   ```python
   >>> from gemma import gm
-  >>> model = gm.nn.Gemma3_1B(remat='full')
-  >>> estimate = gm.nn.estimate_memory(model, batch_size=4, length=512)
+  >>> model = gm.nn.Gemma3_1B()
+  >>> estimate = gm.nn.estimate_memory(
+  ...   model, batch_size=4, length=512, backend='tpu'
+  ... )
   >>> print(estimate)
-  weights          1.86 GiB
-  optimizer        3.73 GiB
-  gradients        1.86 GiB
-  activations      0.14 GiB
-  recomputed       0.44 GiB
-  loss             0.69 GiB
-  total            8.73 GiB
-  with accumulate=4: 9.94 GiB
+  weights         1.86 GiB
+  optimizer       3.72 GiB
+  gradients       2.42 GiB
+  activations ...
+  temporary       0.13 GiB
+  total ...
+  with remat='dots': ...
+  with remat='full': ...
+  with accumulate=4: ...
   >>> estimate.check(8 * 2**30)
   Traceback (most recent call last):
     ...
-  ValueError: A step needs about 8.73 GiB, and there are 8.00 GiB. Nor ...
+  ValueError: A step needs about ... GiB, and there are 8.00 GiB...
 
   ```
 
@@ -151,6 +156,8 @@ def estimate_memory(
       its adapters.
     master_dtype: See `gm.training.init_state`.
     accumulate: See `gm.training.make_step`.
+    backend: `cpu`, `gpu` or `tpu`; by default what there is here. On a CPU,
+      `remat` saves memory in layers that are scanned only.
 
   Returns:
     Bytes by what they are for.
@@ -180,6 +187,7 @@ def estimate_memory(
     trainable,
     master_dtype,
     accumulate,
+    backend or jax.default_backend(),
   )
   estimate = _estimate(plan)
   advice = [
@@ -217,108 +225,47 @@ def _estimate(plan: _Plan) -> MemoryEstimate:
     }
   masters = _nbytes(kept) if plan.master_dtype is not None else 0
   gradients = _nbytes(trained)
+  if _TABLE in trained:  # As rows that are read, and as weights of logits.
+    gradients += _nbytes(trained[_TABLE])
   if plan.accumulate > 1:  # A float32 sum beside those of one part.
     gradients += 4 * sum(x.size for x in trained.values())
   rows = plan.batch_size // plan.accumulate
-  activations = _residuals(plan.model, plan.params, chosen, rows, plan.length)
+  activations = _residuals.activation_bytes(
+    plan.model, plan.params, chosen, rows, plan.length
+  )
   recomputed = 0
   if plan.model.remat != _remat.Remat.NONE:
     whole = plan.model.clone(remat=_remat.Remat.NONE)
-    every = _residuals(whole, plan.params, chosen, rows, plan.length)
-    recomputed = every // plan.model.config.num_layers
+    every = _residuals.activation_bytes(
+      whole, plan.params, chosen, rows, plan.length
+    )
+    layers = _layers_at_once(plan)
+    recomputed = every * layers // plan.model.config.num_layers
   return MemoryEstimate(
     weights=_nbytes(flat) + masters,
     optimizer=_nbytes(jax.eval_shape(plan.optimizer.init, kept)),
     gradients=gradients,
     activations=activations,
-    recomputed=recomputed,
-    loss=_loss_bytes(plan, chosen, rows * plan.length),
+    temporary=max(recomputed, _loss_bytes(plan, rows * plan.length)),
   )
 
 
-def _loss_bytes(plan: _Plan, chosen: set[Any], tokens: int) -> int:
+def _layers_at_once(plan: _Plan) -> int:
+  """Layers that are computed again at the same time."""
+  if plan.backend != 'cpu':
+    return 1
+  # Its compiler moves what is computed again to where all of it is alive, but
+  # not out of a loop.
+  stacks = _scan.stacks(plan.model.config, scan=plan.model.scan_layers)
+  single = sum(stack.repeats == 1 for stack in stacks)
+  return max(single, *(len(stack.specs) for stack in stacks))
+
+
+def _loss_bytes(plan: _Plan, tokens: int) -> int:
+  """Logits and their gradients, and those of the states, in float32."""
   config = plan.model.config
   chunk = min(_cross_entropy.chunk_of(tokens), config.num_embed)
-  nbytes = 2 * 4 * tokens * chunk + 4 * tokens * config.embed_dim
-  table = 'embedder', 'input_embedding'
-  if table in chosen:  # As rows that are read, and as weights of logits.
-    nbytes += _nbytes(plan.params['embedder']['input_embedding'])
-  return nbytes
-
-
-def _residuals(
-  model: _transformer.Transformer,
-  params: Any,
-  chosen: set[Any],
-  rows: int,
-  length: int,
-) -> int:
-  """Bytes that the backward pass needs, parameters left out."""
-  # A flag for each parameter, as a dtype: whether it is trained.
-  flat = traverse_util.flatten_dict(params)
-  flags = traverse_util.unflatten_dict(
-    {
-      path: jax.ShapeDtypeStruct(x.shape, bool if path in chosen else x.dtype)
-      for path, x in flat.items()
-    }
-  )
-  if _can_stack(params, model):  # The same bytes, and quicker to follow.
-    model = model.clone(scan_layers=True)
-    params, flags = (
-      _scan.stack_layers(tree, model.config) for tree in (params, flags)
-    )
-  leaves, structure = jax.tree.flatten(params)
-  return _traced(
-    model,
-    structure,
-    tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves),
-    tuple(x.dtype == bool for x in jax.tree.leaves(flags)),
-    rows,
-    length,
-  )
-
-
-def _can_stack(params: Any, model: _transformer.Transformer) -> bool:
-  """Whether layers that repeat have the same parameters: adapters may not."""
-  kinds = [
-    {
-      tuple(
-        str(jax.tree.map(jnp.shape, params[f'layer_{i}']))
-        for i, _, at in stack.layers()
-        if at == place
-      )
-      for place in range(len(stack.specs))
-    }
-    for stack in _scan.stacks(model.config)
-  ]
-  return all(len({*same}) == 1 for stack in kinds for same in stack)
-
-
-@functools.lru_cache(maxsize=64)
-def _traced(
-  model: _transformer.Transformer,
-  structure: Any,
-  leaves: tuple[Any, ...],
-  trained: tuple[bool, ...],
-  rows: int,
-  length: int,
-) -> int:
-  def keep(leaves: list[Any], tokens: jax.Array) -> list[jax.Array]:
-    def states(some: list[Any]) -> jax.Array:
-      pairs = zip(leaves, trained, strict=True)
-      given = iter(some)
-      whole = [next(given) if flag else x for x, flag in pairs]
-      variables = {'params': jax.tree.unflatten(structure, whole)}
-      out: Any = model.apply(variables, tokens, return_hidden_states=True)
-      return out.hidden_states
-
-    some = [x for x, flag in zip(leaves, trained, strict=True) if flag]
-    _, backward = jax.vjp(states, some)
-    known = {id(x) for x in leaves}
-    return [x for x in jax.tree.leaves(backward) if id(x) not in known]
-
-  tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-  return _nbytes(jax.eval_shape(keep, list(leaves), tokens))
+  return 4 * tokens * (2 * chunk + config.embed_dim)
 
 
 def _nbytes(tree: Any) -> int:
