@@ -1,4 +1,4 @@
-"""The state and the step: what is trained, with what, and how the loss adds up."""
+"""The state and the step: what is trained, with what, on which loss."""
 
 import functools
 
@@ -13,7 +13,7 @@ from gemma import gm
 from gemma import peft
 import run_training
 
-CASE = cases.GEMMA3
+CASE = cases.NAMED['gemma1_mqa']
 ROWS, LENGTH = 8, 12
 
 
@@ -173,9 +173,7 @@ def test_master_weights_keep_small_updates():
 
 def test_master_weights_of_a_model():
   """The model is given what it had, leaf by leaf; the optimizer float32."""
-  params = with_lora(
-    jax.tree.map(lambda x: x.astype('bfloat16'), CASE.params)
-  )
+  params = with_lora(jax.tree.map(lambda x: x.astype('bfloat16'), CASE.params))
   optimizer = optax.adam(1e-3)
   state = gm.training.init_state(params, optimizer, master_dtype='float32')
   dtypes = {x.dtype.name for x in jax.tree.leaves(state.params)}
@@ -195,12 +193,11 @@ def test_memory_is_given_away_of_what_is_trained_only():
   params = with_lora(copied(CASE.params))
   key = jax.random.key(3)
   optimizer = optax.adam(1e-3)
-  state = gm.training.init_state(
-    params, optimizer, trainable='lora', rng=key
+  state = gm.training.init_state(params, optimizer, trainable='lora', rng=key)
+  before, state = (
+    state,
+    gm.training.make_step(loss_of_case(), optimizer)(state, batch())[0],
   )
-  before, state = state, gm.training.make_step(loss_of_case(), optimizer)(
-    state, batch()
-  )[0]
   assert all(x.is_deleted() for x in jax.tree.leaves(before.params))
   assert all(
     x.is_deleted() for x in jax.tree.leaves(before.opt_state) if x.ndim
@@ -358,11 +355,11 @@ def test_shards_stay_where_they_are(spec, accumulate):
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('d'))
   optimizer = optax.adam(1e-2)
   one = gm.training.init_state(copied(CASE.params), optimizer)
-  state = gm.training.init_state(jax.tree.map(place, CASE.params), optimizer)
-  before = jax.tree.map(lambda x: x.sharding, state)
-  step = gm.training.make_step(
-    loss_of_case(), optimizer, accumulate=accumulate
+  state = gm.training.init_state(
+    jax.tree.map(place, copied(CASE.params)), optimizer
   )
+  before = jax.tree.map(lambda x: x.sharding, state)
+  step = gm.training.make_step(loss_of_case(), optimizer, accumulate=accumulate)
   for _ in range(2):
     state, metrics = step(state, jax.device_put(batch(), rows))
     one, expected = step(one, batch())

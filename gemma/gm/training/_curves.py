@@ -111,9 +111,9 @@ def _chart(title: str, lines: Mapping[str, Points]) -> Iterator[str]:
     color = _COLORS[i % len(_COLORS)]
     if len(line) > _FEW:
       yield _polyline(line, across, up, color, opacity=0.3)
-      line = _smoothed(line)
-    yield _polyline(line, across, up, color)
-    if len(line) <= _FEW:
+      yield _polyline(_smoothed(line), across, up, color)
+    else:
+      yield _polyline(line, across, up, color)
       yield from (_dot(across(x), up(y), color) for x, y in line)
     if len(lines) > 1:
       yield from _legend(i, name, color)

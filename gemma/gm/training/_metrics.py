@@ -4,8 +4,8 @@ from collections.abc import Mapping
 import csv
 import os
 import pathlib
-from typing import Any
 from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Metrics:
       self._columns += new
       self._write_all()
     elif self._file is not None:
-      self._writer().writerow(_texts(row))
+      self._writer(self._file).writerow(_texts(row))
       self._file.flush()
     return row
 
@@ -91,17 +91,17 @@ class Metrics:
       return
     self.close()
     new = self._path.with_name(f'.{self._path.name}')
-    with new.open('w', newline='') as self._file:
-      writer = self._writer()
+    with new.open('w', newline='') as file:
+      writer = self._writer(file)
       writer.writeheader()
       writer.writerows(map(_texts, self.rows))
-      self._file.flush()
-      os.fsync(self._file.fileno())
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(new, self._path)
     self._file = self._path.open('a', newline='')
 
-  def _writer(self) -> csv.DictWriter:
-    return csv.DictWriter(self._file, self._columns, lineterminator='\n')
+  def _writer(self, file: IO[str]) -> csv.DictWriter:
+    return csv.DictWriter(file, self._columns, lineterminator='\n')
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:

@@ -34,9 +34,7 @@ class TrainState(struct.PyTreeNode):
   frozen: Any
   opt_state: Any
   rng: Any
-  dtypes: tuple[str, ...] | None = struct.field(
-    pytree_node=False, default=None
-  )
+  dtypes: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
 
 
 def init_state(

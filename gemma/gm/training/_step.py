@@ -15,6 +15,7 @@ from gemma.gm.training import _state
 
 BatchLoss = Callable[[Any, Any, Any], _mean.Mean]
 Metrics = dict[str, jax.Array]
+_METRICS = 'loss', 'grad_norm', 'tokens', 'learning_rate'
 
 
 class Step:
@@ -49,7 +50,7 @@ class Step:
     """
     # One step late, so that the device never waits for the host.
     before, self._before = self._before, None
-    if before is not None:
+    if before is not None and before[0] is state.step:
       check(int(before[0]), before[1])
     _check_rows(batch, self._accumulate)
     trained, step, metrics = self._update(
@@ -60,6 +61,7 @@ class Step:
       state.rng,
       batch,
     )
+    metrics = {name: metrics[name] for name in _METRICS if name in metrics}
     self._before = step, metrics
     params, opt_state = trained
     state = state.replace(params=params, opt_state=opt_state, step=step)
@@ -211,4 +213,7 @@ def _check_rows(batch: Any, parts: int) -> None:
 def _learning_rate(opt_state: Any) -> Metrics:
   """That of the last update, if the state has it."""
   found = optax.tree_utils.tree_get_all_with_path(opt_state, 'learning_rate')
-  return {'learning_rate': jnp.asarray(x, jnp.float32) for _, x in found[:1]}
+  if not found:
+    return {}
+  _, rate = found[0]
+  return {'learning_rate': jnp.asarray(rate, jnp.float32)}
