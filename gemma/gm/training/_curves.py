@@ -14,7 +14,7 @@ Svg = _picture.Svg
 Points = list[tuple[float, float]]  # Step, value.
 
 _WIDTH, _HEIGHT = 400, 230  # Of a chart, with what is around it.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 34, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 34, 30
 _COLORS = '#2f6fb5', '#d1495b', '#2e8b57', '#b07c1e', '#7a4fa3'
 _MOST = 300  # Points of a line: more are not seen.
 _SMOOTH = 0.03  # Of a line, as a share of its points.
@@ -43,11 +43,13 @@ def draw_curves(rows: Iterable[Mapping[str, float]]) -> Svg:
   for name, points in lines.items():
     title = 'loss' if name.endswith('loss') else name
     charts.setdefault(title, {})[name] = points
+  steps = [x for points in lines.values() for x, _ in points] or [0.0]
+  xs = _ticks(min(steps), max(steps), whole=True)
   width = 2 * _WIDTH if len(charts) > 1 else _WIDTH
   height = max(1, math.ceil(len(charts) / 2)) * _HEIGHT
   parts = [
     f'<g transform="translate({i % 2 * _WIDTH} {i // 2 * _HEIGHT})">\n'
-    + '\n'.join(_chart(title, chart))
+    + '\n'.join(_chart(title, chart, xs))
     + '\n</g>'
     for i, (title, chart) in enumerate(charts.items())
   ]
@@ -79,12 +81,13 @@ def _thinned(points: Points) -> Points:
 
 
 def _smoothed(points: Points) -> Points:
-  """The same, with each value the mean of those around it."""
-  half = max(1, round(_SMOOTH * len(points)))
-  return [
-    (x, _mean(y for _, y in points[max(i - half, 0) : i + half + 1]))
-    for i, (x, _) in enumerate(points)
-  ]
+  """The same, with each value the mean of as many on both sides."""
+  last, most = len(points) - 1, max(1, round(_SMOOTH * len(points)))
+  out: Points = []
+  for i, (x, _) in enumerate(points):
+    half = min(most, i, last - i)
+    out.append((x, _mean(y for _, y in points[i - half : i + half + 1])))
+  return out
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -92,11 +95,12 @@ def _mean(values: Iterable[float]) -> float:
   return sum(values) / len(values)
 
 
-def _chart(title: str, lines: Mapping[str, Points]) -> Iterator[str]:
+def _chart(
+  title: str, lines: Mapping[str, Points], xs: Sequence[float]
+) -> Iterator[str]:
   """A chart with its axes, at the origin."""
-  points = [point for line in lines.values() for point in line]
-  xs = _ticks(min(x for x, _ in points), max(x for x, _ in points))
-  ys = _ticks(min(y for _, y in points), max(y for _, y in points))
+  values = [y for line in lines.values() for _, y in line]
+  ys = _ticks(min(values), max(values))
   across = _Scale(xs, _LEFT, _WIDTH - _RIGHT)
   up = _Scale(ys, _HEIGHT - _BOTTOM, _TOP)
   yield _text(_LEFT, 20, title.replace('_', ' '), size=13, weight='bold')
@@ -131,14 +135,14 @@ class _Scale:
     return self._first + (value - self._low) * self._factor
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
   """Round numbers, 3 to 7 of them, from below the lowest to above the highest.
 
-  All are multiples of 1, 2 or 5 times a power of ten.
+  All are multiples of 1, 2 or 5 times a power of ten, and of 1 if `whole`.
   """
   if high == low:
     low, high = (low - 1, high + 1) if low <= 0 else (0.0, 2 * high)
-  rough = (high - low) / 5
+  rough = max((high - low) / 5, whole)
   power = 10.0 ** math.floor(math.log10(rough))
   step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * 0.999)
   first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
