@@ -54,6 +54,9 @@ class Shuffled:
     self.position = 0
     self._rows, self._size, self._seed = rows, size, seed
 
+  def seek(self, position):
+    self.position = position
+
   def __iter__(self):
     count = len(self._rows['input'])
     per_epoch = count // self._size

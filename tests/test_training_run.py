@@ -43,6 +43,9 @@ class Numbers:
     self.position = {'next': 0}
     self._count = count
 
+  def seek(self, position):
+    self.position = position
+
   def __iter__(self):
     while (n := self.position['next']) < self._count:
       self.position = {'next': n + 1}

@@ -3,6 +3,8 @@
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
+  from gemma.gm.training._answers import Answers as Answers
+  from gemma.gm.training._answers import exact_answers as exact_answers
   from gemma.gm.training._curves import draw_curves as draw_curves
   from gemma.gm.training._evaluate import make_eval as make_eval
   from gemma.gm.training._optimizer import adamw as adamw

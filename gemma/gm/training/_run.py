@@ -25,14 +25,15 @@ _METRICS, _CURVES = 'metrics.csv', 'curves.svg'
 
 
 @runtime_checkable
-class Positioned(Protocol):
-  """Batches that can go on anywhere.
+class Seekable(Protocol):
+  """Batches that can go on anywhere."""
 
-  Attributes:
-    position: Where the next batch is, in numbers and text; may be set.
-  """
+  @property
+  def position(self) -> Any:
+    """Where the next batch is, in numbers and text."""
 
-  position: Any
+  def seek(self, position: Any, /) -> None:
+    """Goes where `position` was."""
 
 
 class Run:
@@ -94,9 +95,9 @@ class Run:
     Args:
       folder: Of this run alone.
       state: That of a new run.
-      batches: `gm.data.Batches`, or others with a `position` that can be read
-        and set. What has none is begun anew after an interruption, and led
-        past the steps that are done: it must give the same once more.
+      batches: `gm.data.Batches`, or others with a `position` and `seek`. What
+        has none is begun anew after an interruption, and led past the steps
+        that are done: it must give the same once more.
       steps: Steps of the whole run; by default, until there are no batches.
       save_every: Steps between checkpoints. The last step has one too.
       keep: How many checkpoints stay; None for all.
@@ -203,9 +204,9 @@ class Run:
 
   def _batches_from(self, step: int, position: Any) -> Iterator[Any]:
     """The batches behind the first `step` ones."""
-    if isinstance(self._batches, Positioned):
+    if isinstance(self._batches, Seekable):
       if step:
-        self._batches.position = position
+        self._batches.seek(position)
       return iter(self._batches)
     return itertools.islice(self._batches, step, None)
 
@@ -242,7 +243,7 @@ class Run:
     self._write_late()
     self._metrics.sync()
     data = None
-    if isinstance(self._batches, Positioned):
+    if isinstance(self._batches, Seekable):
       data = self._batches.position
     saved = {name: getattr(self.state, name) for name in _SAVED}
     self._checkpoints.save(self.step, saved, data=data)
