@@ -8,8 +8,8 @@ Each prompt has exactly one right answer. It is held out of training if
 have been trained on; the same text never was.
 """
 
-from collections.abc import Iterator
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -17,24 +17,50 @@ import numpy as np
 from gemma import gm
 import instructions
 
-_PEOPLE = """Anna Tom Mary John Kate Peter Lucy Sam Emma Paul Rose Henry Alice
-George Jane Mark""".split()
-_THINGS = """book ball letter ring hat coat cup key flower sword crown horse
-cake map lamp pen""".split()
-_COLOURS = 'red blue green white black brown grey yellow'.split()
-_ANIMALS = """fox dog cat horse bird mouse bear wolf lion duck sheep goat cow
-pig frog owl snake rabbit""".split()
-_DID = 'sat slept hid waited ran played stood sang'.split()
-_WHERE = 'under behind near on in beside'.split()
-_PLACES = """table tree house river garden bridge hill wall box chair road field
-boat barn gate bed""".split()
+SEED, NEW, OLD, TESTS = 0, 2000, 2000, 200
+
+_list = str.split  # Of a literal, which reads better without quotes.
+_PEOPLE = _list("""Anna Tom Mary John Kate Peter Lucy Sam Emma Paul Rose Henry Alice
+George Jane Mark""")
+_THINGS = _list("""book ball letter ring hat coat cup key flower sword crown horse
+cake map lamp pen""")
+_COLOURS = _list('red blue green white black brown grey yellow')
+_ANIMALS = _list("""fox dog cat horse bird mouse bear wolf lion duck sheep goat cow
+pig frog owl snake rabbit""")
+_DID = _list('sat slept hid waited ran played stood sang')
+_WHERE = _list('under behind near on in beside')
+_PLACES = _list("""table tree house river garden bridge hill wall box chair road field
+boat barn gate bed""")
 _ASK = 'As JSON: {}', '{} As JSON, please.', 'Write this as JSON: {}'
 
 
-def examples(
+def write(
+  folder: pathlib.Path, tokenizer: gm.text.Tokenizer
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Makes two files of conversations, one in each line.
+
+  Args:
+    folder: Where to put them.
+    tokenizer: Its tokens are the words to spell of the old instructions.
+
+  Returns:
+    The file to train on, half of it old instructions, and the one to test with.
+  """
+  rng = np.random.default_rng(SEED)
+  new = sentences(rng, NEW, held_out=False)
+  old = old_skills(rng, OLD, tokenizer)
+  files = {'train': new + old, 'test': sentences(rng, TESTS, held_out=True)}
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, rounds in files.items():
+    lines = (json.dumps(conversation(turns)) for turns in rounds)
+    (folder / f'{name}.jsonl').write_text('\n'.join(lines) + '\n')
+  return folder / 'train.jsonl', folder / 'test.jsonl'
+
+
+def sentences(
   rng: np.random.Generator, count: int, *, held_out: bool
-) -> list[dict[str, object]]:
-  """Different conversations of one round, as lines of a file of messages.
+) -> list[instructions.Turns]:
+  """Different prompts with their answers.
 
   Args:
     rng: What chooses.
@@ -46,17 +72,16 @@ def examples(
     prompt, answer = _round(rng)
     if instructions.is_held_out(prompt) == held_out:
       found[prompt] = answer
-  return [conversation([pair]) for pair in found.items()]
+  return [[pair] for pair in found.items()]
 
 
 def old_skills(
-  rng: np.random.Generator, tokenizer: gm.text.Tokenizer
-) -> Iterator[dict[str, object]]:
-  """What the model was trained on, again; words to spell are its tokens."""
+  rng: np.random.Generator, count: int, tokenizer: gm.text.Tokenizer
+) -> list[instructions.Turns]:
+  """Dialogues of the kinds that the model was trained on."""
   tokens = (tokenizer.decode([i]) for i in range(tokenizer.vocab_size))
   words = [t.strip() for t in tokens if re.fullmatch(' ?[a-z]{3,8}', t)]
-  while True:
-    yield conversation(instructions.training_dialogue(rng, words))
+  return [instructions.training_dialogue(rng, words) for _ in range(count)]
 
 
 def conversation(turns: instructions.Turns) -> dict[str, object]:

@@ -10,18 +10,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # Rooms, from left to right: a room imports from those before it only.
 ROOMS = (
-  'math',
-  'vision',
-  'nn',
-  'ckpts',
-  'text',
-  'losses',
-  'training',
+  'math', 'vision', 'nn', 'ckpts', 'text', 'data', 'losses', 'training',
   '_pretrained',
-)
+)  # fmt: skip
 HEAVY = (
   'tensorflow', 'kauldron', 'torch', 'pandas', 'transformers', 'matplotlib',
-  'grain', 'orbax', 'llguidance', 'huggingface_hub',
+  'grain', 'pyarrow', 'orbax', 'llguidance', 'huggingface_hub',
 )  # fmt: skip
 
 
@@ -95,7 +89,8 @@ def loaded_by(code):
 def test_import_is_light():
   loaded = loaded_by(
     'from gemma import gm; gm.nn.Gemma3_4B; gm.text.ChatSampler; '
-    'gm.text.Sampler; gm.ckpts.load_params; gm.from_pretrained'
+    'gm.text.Sampler; gm.ckpts.load_params; gm.from_pretrained; '
+    'gm.data.Seq2SeqTask'
   )
   # Flax brings its own share; ours must add nothing heavy to it.
   assert not (loaded - loaded_by('import flax.linen')) & {*HEAVY}
@@ -107,7 +102,8 @@ def test_names_are_those_of_the_modules_behind_the_door():
   from gemma import gm
 
   for room in (
-    gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text, gm.losses, gm.training
+    gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text, gm.data, gm.losses,
+    gm.training,
   ):  # fmt: skip
     for name in dir(room):
       if not name.startswith('_'):

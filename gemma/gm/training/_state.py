@@ -14,6 +14,9 @@ import optax
 from gemma import peft
 from gemma.gm.ckpts import _tree
 
+# For `trainable`: all but encoders, and what leads from them to the text.
+TEXT_PARAMS = r'^(?!vision_encoder/|audio_encoder/|embedder/(mm|audio)_)'
+
 
 class TrainState(struct.PyTreeNode):
   """Everything that a step of training reads and writes.
