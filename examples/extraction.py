@@ -20,17 +20,17 @@ import instructions
 SEED, NEW, OLD, TESTS = 0, 2000, 2000, 200
 
 _list = str.split  # Of a literal, which reads better without quotes.
-_PEOPLE = _list("""Anna Tom Mary John Kate Peter Lucy Sam Emma Paul Rose Henry Alice
-George Jane Mark""")
-_THINGS = _list("""book ball letter ring hat coat cup key flower sword crown horse
-cake map lamp pen""")
+_PEOPLE = _list("""Anna Tom Mary John Kate Peter Lucy Sam Emma Paul Rose Henry
+Alice George Jane Mark""")
+_THINGS = _list("""book ball letter ring hat coat cup key flower sword crown
+horse cake map lamp pen""")
 _COLOURS = _list('red blue green white black brown grey yellow')
-_ANIMALS = _list("""fox dog cat horse bird mouse bear wolf lion duck sheep goat cow
-pig frog owl snake rabbit""")
+_ANIMALS = _list("""fox dog cat horse bird mouse bear wolf lion duck sheep goat
+cow pig frog owl snake rabbit""")
 _DID = _list('sat slept hid waited ran played stood sang')
 _WHERE = _list('under behind near on in beside')
-_PLACES = _list("""table tree house river garden bridge hill wall box chair road field
-boat barn gate bed""")
+_PLACES = _list("""table tree house river garden bridge hill wall box chair road
+field boat barn gate bed""")
 _ASK = 'As JSON: {}', '{} As JSON, please.', 'Write this as JSON: {}'
 
 

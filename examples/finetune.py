@@ -20,6 +20,7 @@ without a script.
 import argparse
 import json
 import pathlib
+from typing import Any
 
 import jax
 
@@ -27,7 +28,7 @@ import extraction
 from gemma import gm
 from gemma import peft
 
-RANK, ROWS, LENGTH, SEED = 8, 32, 96, 0
+RANK, ROWS, LENGTH, SEED = 8, 16, 160, 0
 STEPS, SAVE_EVERY, SMOKE = 300, 50, 4
 
 
@@ -54,14 +55,14 @@ def main() -> None:
   model, params, tokenizer = gm.from_pretrained(args.model)
   if not args.data:
     args.data, args.eval_data = extraction.write(args.out / 'data', tokenizer)
-  task = gm.data.ChatTask(tokenizer=tokenizer, max_length=LENGTH)
-  batches = gm.data.Batches(
-    read(args.data), batch_size=ROWS, transforms=task, shuffle=True, seed=SEED
-  )
+  options: dict[str, Any] = {
+    'transforms': gm.data.ChatTask(tokenizer=tokenizer),
+    'batch_size': ROWS,
+    'pack': LENGTH,  # Several examples in a row, side by side.
+  }
+  batches = gm.data.Batches(read(args.data), shuffle=True, seed=SEED, **options)
   held_out = read(args.eval_data)[: SMOKE if args.smoke else None]
-  tests = gm.data.Batches(
-    held_out, batch_size=ROWS, transforms=task, epochs=1, drop_remainder=False
-  )
+  tests = gm.data.Batches(held_out, epochs=1, drop_remainder=False, **options)
 
   # What is trained: adapters beside all weights of the text part, or these.
   if not args.full:
