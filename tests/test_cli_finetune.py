@@ -28,10 +28,14 @@ def data(tmp_path_factory):
   file = tmp_path_factory.mktemp('data') / 'train.jsonl'
   questions = ['Which one?', 'And now?', 'Who?', 'What is it?', 'Why?', 'How?']
   lines = [
-    json.dumps({'messages': [
-      {'role': 'user', 'content': question},
-      {'role': 'assistant', 'content': ANSWER},
-    ]})  # fmt: skip
+    json.dumps(
+      {
+        'messages': [
+          {'role': 'user', 'content': question},
+          {'role': 'assistant', 'content': ANSWER},
+        ]
+      }
+    )  # fmt: skip
     for question in questions
   ]
   file.write_text('\n'.join(lines) + '\n\n')
