@@ -18,7 +18,6 @@ without a script.
 """
 
 import argparse
-import json
 import pathlib
 from typing import Any
 
@@ -30,11 +29,6 @@ from gemma import peft
 
 RANK, ROWS, LENGTH, SEED = 8, 16, 160, 0
 STEPS, SAVE_EVERY, SMOKE = 300, 50, 4
-
-
-def read(file: pathlib.Path) -> list[dict[str, object]]:
-  """The conversations of a file, one in each line."""
-  return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def main() -> None:
@@ -60,8 +54,12 @@ def main() -> None:
     'batch_size': ROWS,
     'pack': LENGTH,  # Several examples in a row, side by side.
   }
-  batches = gm.data.Batches(read(args.data), shuffle=True, seed=SEED, **options)
-  held_out = read(args.eval_data)[: SMOKE if args.smoke else None]
+  batches = gm.data.Batches(
+    gm.data.read_examples(args.data), shuffle=True, seed=SEED, **options
+  )
+  held_out = gm.data.read_examples(args.eval_data)[
+    : SMOKE if args.smoke else None
+  ]
   tests = gm.data.Batches(held_out, epochs=1, drop_remainder=False, **options)
 
   # What is trained: adapters beside all weights of the text part, or these.

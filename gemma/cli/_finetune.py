@@ -1,10 +1,9 @@
 """From conversations to an adapter or another model."""
 
 import argparse
-import json
+from collections.abc import Sequence
 import pathlib
 from typing import Any
-import zlib
 
 import jax
 
@@ -14,6 +13,7 @@ from gemma.cli import _verbs
 
 _TARGETS = r'^layer_\d+/(attn|mlp)'  # What adapters are of.
 _RATES = {'lora': 5e-4, 'full': 2e-5}
+Examples = Sequence[dict[str, Any]]
 _MOST_ANSWERS = 100  # Questions that the model is asked at the end.
 
 
@@ -25,8 +25,8 @@ def finetune(args: argparse.Namespace) -> None:
     raise FileExistsError(
       f'{target} exists: that run is done. Remove it or choose another --out.'
     )
-  examples = _read(args.data)
-  held_out = _read(args.eval_data) if args.eval_data else []
+  examples = gm.data.read_examples(args.data)
+  held_out = gm.data.read_examples(args.eval_data) if args.eval_data else []
   model, params, tokenizer = _verbs.open_model(
     args.model, quantize=args.quantize or False
   )
@@ -37,7 +37,7 @@ def finetune(args: argparse.Namespace) -> None:
     _batches(args, examples, tokenizer, shuffle=True),
     steps=args.steps,
     save_every=args.save_every,
-    config=_config(args),
+    config=_config(args, len(examples)),
   )
   loss = gm.losses.NextToken(model.clone(remat=args.remat))
   step = gm.training.make_step(loss, optimizer, accumulate=args.accumulate)
@@ -78,7 +78,7 @@ def _state(
 
 def _batches(
   args: argparse.Namespace,
-  examples: list[dict[str, Any]],
+  examples: Examples,
   tokenizer: gm.text.Tokenizer,
   *,
   shuffle: bool = False,
@@ -102,7 +102,7 @@ def _test(
   model: gm.nn.Transformer,
   params: Any,
   tokenizer: gm.text.Tokenizer,
-  held_out: list[dict[str, Any]],
+  held_out: Examples,
   run: gm.training.Run,
 ) -> None:
   """Prints how good the model is on what it was not trained on."""
@@ -123,31 +123,12 @@ def _rate(args: argparse.Namespace) -> float:
   return _RATES['full' if args.full else 'lora']
 
 
-def _config(args: argparse.Namespace) -> dict[str, Any]:
+def _config(args: argparse.Namespace, examples: int) -> dict[str, Any]:
   """What makes this run what it is."""
-  data = pathlib.Path(args.data).expanduser().read_bytes()
   names = 'model', 'full', 'quantize', 'steps', 'batch_size', 'length', 'pack'
   return {
     **{name: getattr(args, name) for name in (*names, 'accumulate', 'seed')},
     'learning_rate': _rate(args),
     'rank': None if args.full else args.rank,
-    'data': f'{zlib.crc32(data):08x}',
+    'data': f'{examples} of {pathlib.Path(args.data).name}',
   }
-
-
-def _read(path: str) -> list[dict[str, Any]]:
-  """The examples of a file, one in each line."""
-  examples = []
-  text = pathlib.Path(path).expanduser().read_text(encoding='utf-8')
-  for number, line in enumerate(text.split('\n'), 1):
-    if line.strip():
-      try:
-        examples.append(json.loads(line))
-      except ValueError as e:
-        raise ValueError(
-          f'{path}, line {number} is no JSON: {e}. Give a conversation in each '
-          'line: {"messages": [{"role": "user", "content": ...}, ...]}.'
-        ) from e
-  if not examples:
-    raise ValueError(f'{path} has no examples.')
-  return examples

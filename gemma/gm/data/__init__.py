@@ -18,7 +18,9 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.data._fields import Seq2SeqFields as Seq2SeqFields
   from gemma.gm.data._fields import make_seq2seq_fields as make_seq2seq_fields
   from gemma.gm.data._next_token import NextTokenTask as NextTokenTask
+  from gemma.gm.data._parquet import Parquet as Parquet
   from gemma.gm.data._preference import PreferenceTask as PreferenceTask
+  from gemma.gm.data._read import read_examples as read_examples
   from gemma.gm.data._seq2seq import AddSeq2SeqFields as AddSeq2SeqFields
   from gemma.gm.data._seq2seq import Seq2SeqTask as Seq2SeqTask
   from gemma.gm.data._transform import Transform as Transform
