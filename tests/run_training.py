@@ -42,32 +42,6 @@ def batch(case, rows, length, seed=0):
   }
 
 
-class Shuffled:
-  """Rows in another order in each epoch.
-
-  Attributes:
-    position: How many batches were given.
-  """
-
-  def __init__(self, rows, size, seed=0):
-    """Batches of `size` of the rows."""
-    self.position = 0
-    self._rows, self._size, self._seed = rows, size, seed
-
-  def seek(self, position):
-    self.position = position
-
-  def __iter__(self):
-    count = len(self._rows['input'])
-    per_epoch = count // self._size
-    while True:
-      epoch, i = divmod(self.position, per_epoch)
-      order = np.random.default_rng((self._seed, epoch)).permutation(count)
-      chosen = order[i * self._size : (i + 1) * self._size]
-      self.position += 1
-      yield {name: x[chosen] for name, x in self._rows.items()}
-
-
 def run(folder, kind, death=(None, None)):
   """Trains to the end, or to death."""
   optimizer = gm.training.adamw(1e-2, steps=STEPS)
@@ -85,7 +59,9 @@ def run(folder, kind, death=(None, None)):
     rng=5,
   )
   step = gm.training.make_step(loss, optimizer, accumulate=2)
-  batches = Shuffled(batch(CASE, 5 * ROWS, LENGTH), ROWS)
+  rows = batch(CASE, 5 * ROWS, LENGTH)  # An epoch is five steps.
+  examples = [{name: x[i] for name, x in rows.items()} for i in range(5 * ROWS)]
+  batches = gm.data.Batches(examples, batch_size=ROWS, shuffle=True, seed=2)
   with gm.training.Run(
     folder, state, batches, steps=STEPS, save_every=SAVE_EVERY, progress=False
   ) as run:

@@ -28,14 +28,7 @@ def data(tmp_path_factory):
   file = tmp_path_factory.mktemp('data') / 'train.jsonl'
   questions = ['Which one?', 'And now?', 'Who?', 'What is it?', 'Why?', 'How?']
   lines = [
-    json.dumps(
-      {
-        'messages': [
-          {'role': 'user', 'content': question},
-          {'role': 'assistant', 'content': ANSWER},
-        ]
-      }
-    )  # fmt: skip
+    json.dumps({'prompt': question, 'completion': ANSWER})
     for question in questions
   ]
   file.write_text('\n'.join(lines) + '\n\n')
@@ -87,7 +80,7 @@ def test_a_model_that_chats(capsys, monkeypatch, data, tiny, tmp_path):
   assert text == f'{out / "model"}\n'
   assert chat(capsys, monkeypatch, out / 'model') == ANSWER
   _, params, _ = gm.from_pretrained(out / 'model')
-  same = jax.tree.map(lambda a, b: np.array_equal(a, b), params, tiny.params)
+  same = jax.tree.map(np.array_equal, params, tiny.params)
   assert all(jax.tree.leaves(same['vision_encoder']))
   assert not same['embedder']['input_embedding']
   assert params['layer_0']['mlp']['linear'].dtype == 'bfloat16'
@@ -119,8 +112,8 @@ def test_the_same_command_goes_on(capsys, data, tmp_path):
 @pytest.mark.parametrize(
   'lines, args, message',
   [
-    ('', (), 'has no examples'),
-    ('{"messages": []\n', (), 'line 1 is no JSON'),
+    ('', (), 'has 0 examples'),
+    ('{"messages": []\n', (), 'data.jsonl:1 is no JSON'),
     ('{"text": "a"}\n', (), 'finds no conversation'),
     ('{"prompt": "a", "completion": "b"}\n', ('--length', 4), 'Raise max_'),
     ('{"prompt": "a", "completion": "b"}\n', ('--steps', 0), 'steps=0'),

@@ -168,8 +168,8 @@ def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     'data',
     metavar='DATA',
-    help='a file of conversations, such as JSON lines of {"messages": [{"role": '
-    '"user", "content": ...}, {"role": "assistant", "content": ...}]}',
+    help='conversations, such as lines of {"messages": [{"role": "user", '
+    '"content": ...}, {"role": "assistant", "content": ...}]}',
   )
   parser.add_argument(
     '--out',

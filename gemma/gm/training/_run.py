@@ -135,8 +135,7 @@ class Run:
   def __enter__(self) -> 'Run':
     """Goes to where the run was interrupted, if it was."""
     _same_run.check(self.folder, self._config, self.state)
-    saved = {name: getattr(self.state, name) for name in _SAVED}
-    resumed = self._checkpoints.resume(like=saved)
+    resumed = self._checkpoints.resume(like=_saved(self.state))
     if _is_first():
       _same_run.write(self.folder, self._config, self.state)
     self.state = self.state.replace(**resumed.state)
@@ -245,15 +244,20 @@ class Run:
     data = None
     if isinstance(self._batches, Seekable):
       data = self._batches.position
-    saved = {name: getattr(self.state, name) for name in _SAVED}
-    self._checkpoints.save(self.step, saved, data=data)
+    self._checkpoints.save(self.step, _saved(self.state), data=data)
     self._saved = self.step
     if _is_first():
       (self.folder / _CURVES).write_text(self.curves())
 
 
-# Frozen parameters are those that the run began with.
-_SAVED = 'step', 'params', 'opt_state', 'rng'
+def _saved(state: _state.TrainState) -> dict[str, Any]:
+  """All but the frozen parameters: those are what the run began with."""
+  return {
+    'step': state.step,
+    'params': state.params,
+    'opt_state': state.opt_state,
+    'rng': state.rng,
+  }
 
 
 def _is_first() -> bool:
