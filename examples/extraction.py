@@ -1,7 +1,9 @@
-"""What a sentence says, as JSON: a kind of task that the tiny model never saw.
+"""What a sentence says, as YAML: a kind of task that the tiny model never saw.
 
-  As JSON: Anna gave a ring to Tom.
-  {"from": "Anna", "to": "Tom", "what": "ring"}
+  As YAML: Anna gave a ring to Tom.
+  from: Anna
+  to: Tom
+  what: ring
 
 Each prompt has exactly one right answer. It is held out of training if
 `instructions.is_held_out(prompt)`: the same sentence in another wording may
@@ -31,7 +33,7 @@ _DID = _list('sat slept hid waited ran played stood sang')
 _WHERE = _list('under behind near on in beside')
 _PLACES = _list("""table tree house river garden bridge hill wall box chair road
 field boat barn gate bed""")
-_ASK = 'As JSON: {}', '{} As JSON, please.', 'Write this as JSON: {}'
+_ASK = 'As YAML: {}', '{} As YAML, please.', 'Write this as YAML: {}'
 
 
 def write(
@@ -96,7 +98,8 @@ def conversation(turns: instructions.Turns) -> dict[str, object]:
 def _round(rng: np.random.Generator) -> tuple[str, str]:
   sentence, facts = _giving(rng) if rng.random() < 0.5 else _animal(rng)
   ask = _ASK[rng.integers(len(_ASK))]
-  return ask.format(sentence), json.dumps(facts)
+  lines = (f'{key}: {value}' for key, value in facts.items())
+  return ask.format(sentence), '\n'.join(lines)
 
 
 def _giving(rng: np.random.Generator) -> tuple[str, dict[str, str]]:

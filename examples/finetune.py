@@ -1,12 +1,12 @@
 """Fine-tunes a model on conversations, with LoRA or in full.
 
-Task: what a sentence says, as JSON (`extraction.py`), which the bundled model
+Task: what a sentence says, as YAML (`extraction.py`), which the bundled model
 was not trained on; beside it as many of its old instructions, so that it does
 not forget them.
 
 Command, from a checkout of the repository:
 
-  python examples/finetune.py --out /tmp/json
+  python examples/finetune.py --out /tmp/yaml
 
 Hardware: 2 CPU cores, no accelerator. Time: TIME. Metric: CLAIM
 
@@ -28,7 +28,7 @@ from gemma import gm
 from gemma import peft
 
 RANK, ROWS, LENGTH, SEED = 8, 16, 160, 0
-STEPS, SAVE_EVERY, SMOKE = 300, 50, 4
+STEPS, SAVE_EVERY, SMOKE = 200, 50, 4
 
 
 def main() -> None:
