@@ -6,6 +6,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gemma import gm
@@ -555,3 +556,33 @@ def test_tasks_say_where_their_rows_are():
     )
   )
   assert list(batch) == ['x', 'y', 'z', 'segment_ids']
+
+
+# A model
+
+
+def test_packed_examples_do_not_see_each_other(wide):
+  rows = [
+    {'prompt': 'What is 2 + 3?', 'completion': '5'},
+    {'prompt': 'Spell "fox".', 'completion': 'f o x'},
+    {'prompt': 'Hello', 'completion': 'Hi'},
+  ]
+  chat = gm.data.ChatTask(tokenizer=TOKENIZER)
+  (packed,) = Batches(rows, batch_size=1, transforms=chat, pack=80, epochs=1)
+  (alone,) = Batches(
+    rows, batch_size=3, transforms=chat, buckets=[48], epochs=1
+  )
+  assert packed['segment_ids'].max() == 3
+
+  def losses(batch):
+    out = wide['model'].apply(
+      {'params': wide['params']},
+      batch['input'],
+      segment_ids=batch.get('segment_ids'),
+    )
+    values = optax.softmax_cross_entropy_with_integer_labels(
+      out.logits, batch['target']
+    )
+    return np.asarray(values)[batch['loss_mask']]
+
+  np.testing.assert_allclose(losses(packed), losses(alone), atol=2e-5)
