@@ -136,13 +136,11 @@ class Run:
     """Goes to where the run was interrupted, if it was."""
     _same_run.check(self.folder, self._config, self.state)
     resumed = self._checkpoints.resume(like=_saved(self.state))
-    if _is_first():
-      _same_run.write(self.folder, self._config, self.state)
-    self.state = self.state.replace(**resumed.state)
-    self.step = self._saved = resumed.step
-    self._source = self._batches_from(resumed.step, resumed.data)
-    self._metrics.open(resumed.step, write=_is_first())
-    self._bar.start(resumed.step)
+    try:
+      self._go_to(resumed)
+    except BaseException:
+      self._leave()
+      raise
     return self
 
   def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -152,11 +150,7 @@ class Run:
         self._finish_row()
         self._save()
     finally:
-      self._source = None
-      self._metrics.close()
-      self._bar.stop()
-      with self._checkpoints:
-        pass  # Leaves the folder to others.
+      self._leave()
 
   def __iter__(self) -> Iterator[Any]:
     """The batches of the steps that are left; saves between them."""
@@ -196,6 +190,22 @@ class Run:
   def curves(self) -> _curves.Svg:
     """A picture of all that was logged."""
     return _curves.draw_curves(self.rows)
+
+  def _go_to(self, resumed: _checkpoints.Resumed) -> None:
+    if _is_first():
+      _same_run.write(self.folder, self._config, self.state)
+    self.state = self.state.replace(**resumed.state)
+    self.step = self._saved = resumed.step
+    self._source = self._batches_from(resumed.step, resumed.data)
+    self._metrics.open(resumed.step, write=_is_first())
+    self._bar.start(resumed.step)
+
+  def _leave(self) -> None:
+    self._source = None
+    self._metrics.close()
+    self._bar.stop()
+    with self._checkpoints:
+      pass  # Leaves the folder to others.
 
   def _is_done(self) -> bool:
     """Whether the step that the loop is at was made, not only begun."""
