@@ -41,9 +41,10 @@ def main() -> None:
   parser.add_argument('--full', action='store_true', help='Not only adapters.')
   parser.add_argument('--rate', type=float, default=1e-2)
   parser.add_argument('--accumulate', type=int, default=1)
+  parser.add_argument('--steps', type=int, default=STEPS)
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
   args = parser.parse_args()
-  steps = SMOKE if args.smoke else STEPS
+  steps = SMOKE if args.smoke else args.steps
 
   # Examples, and rows of tokens of which the model's turns are learned.
   model, params, tokenizer = gm.from_pretrained(args.model)

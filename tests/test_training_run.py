@@ -231,6 +231,18 @@ def test_a_folder_has_one_run(tmp_path):
   train(make_run(tmp_path))
 
 
+def test_a_folder_that_one_cannot_go_on_in_is_left(tmp_path):
+  class Lost(Numbers):
+    def seek(self, position):
+      raise ValueError('no such place')
+
+  train(make_run(tmp_path))
+  run = make_run(tmp_path, Lost(), steps=8)
+  with pytest.raises(ValueError, match='no such place'):
+    train(run)
+  train(make_run(tmp_path, steps=8))
+
+
 def test_a_state_that_is_not_assigned_is_noticed(tmp_path):
   not_done = pytest.raises(ValueError, match='done 0 steps, and the loop 2.')
   with not_done, make_run(tmp_path) as run:
