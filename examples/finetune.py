@@ -8,7 +8,13 @@ Command, from a checkout of the repository:
 
   python examples/finetune.py --out /tmp/yaml
 
-Hardware: 2 CPU cores, no accelerator. Time: TIME. Metric: CLAIM
+Hardware: 2 CPU cores, no accelerator. Time: 6 minutes 22 seconds from start to
+end while others used the cores too (load 5 to 9); 3 minutes 19 seconds of CPU
+time. Metric: 200 of 200 answers to held-out sentences exactly right, none
+before. What the model knew, by `benchmarks/tiny_model.py` with the adapter
+merged in: 97.0 % of held-out instructions (97.5 % before), and of what it was
+not shown again, 88.5 % of questions about pictures (98.5 %) and 3.20 bits per
+byte of Shakespeare (2.14).
 
 With `--data` and `--eval-data`, files with a conversation in each line, it
 learns anything else: `{"messages": [{"role": "user", "content": ...}, {"role":

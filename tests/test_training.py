@@ -341,6 +341,7 @@ def test_one_program_for_all_steps():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('accumulate', [1, 2])
 @pytest.mark.parametrize('spec', [(), ('d',)], ids=str)
 def test_shards_stay_where_they_are(spec, accumulate):

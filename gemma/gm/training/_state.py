@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-import re
 from typing import Any
 
 from flax import struct
@@ -13,6 +12,7 @@ import optax
 
 from gemma import peft
 from gemma.gm.ckpts import _tree
+from gemma.peft import _select
 
 # For `trainable`: all but encoders, and what leads from them to the text.
 TEXT_PARAMS = r'^(?!vision_encoder/|audio_encoder/|embedder/(mm|audio)_)'
@@ -83,7 +83,7 @@ def init_state(
     ValueError: If a pattern matches nothing, or integers would be trained.
   """
   flat = _tree.leaves(params)
-  chosen = _chosen(flat, trainable)
+  chosen = _select.select(dict(params), trainable)
   trained = _tree.nest({path: flat[path] for path in chosen})
   frozen = {path: x for path, x in flat.items() if path not in chosen}
   dtypes = None
@@ -135,35 +135,3 @@ def join(
     cast = [x.astype(d) for x, d in zip(leaves, dtypes, strict=True)]
     trained = jax.tree.unflatten(structure, cast)
   return peft.merge_params(frozen, trained)
-
-
-def _chosen(
-  flat: Mapping[_tree.Path, Any], trainable: str | Iterable[str] | None
-) -> set[_tree.Path]:
-  """Paths of what is trained."""
-  patterns = [trainable] if isinstance(trainable, str) else trainable
-  patterns = [''] if patterns is None else list(patterns)
-  if not flat or not patterns:
-    raise ValueError(f'Nothing to train: {len(flat)} parameters, {patterns=}.')
-  names = {path: '/'.join(path) for path in flat}
-  for pattern in patterns:
-    if not any(re.search(pattern, name) for name in names.values()):
-      hint = ''
-      if pattern == 'lora':
-        hint = ' Make adapters first: peft.init_lora, then peft.merge_params.'
-      raise ValueError(
-        f'trainable={pattern!r} matches none of {len(flat)} parameters. Their '
-        f'paths are as {next(iter(names.values()))!r}.{hint}'
-      )
-  chosen = {
-    path
-    for path, name in names.items()
-    if any(re.search(pattern, name) for pattern in patterns)
-  }
-  for path in flat:
-    if path in chosen and not jnp.issubdtype(flat[path].dtype, jnp.floating):
-      raise ValueError(
-        f'{names[path]} is {flat[path].dtype}, and integers have no gradient. '
-        "Train adapters instead (trainable='lora'), or choose other paths."
-      )
-  return chosen
