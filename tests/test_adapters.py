@@ -63,7 +63,7 @@ def test_model_uses_adapters_as_if_fused(case):
 
 def test_fuse_lists_what_has_no_weight():
   lora = {'a': jnp.ones((2, 1)), 'b': jnp.ones((1, 2))}
-  with pytest.raises(ValueError, match='without a weight.*far/lora/a'):
+  with pytest.raises(ValueError, match='without a weight.*far/lora'):
     peft.fuse_params({'far': {'lora': lora}})
   w = jnp.ones((2, 3))
   with pytest.raises(ValueError, match=r'does not fit it: a \(2, 1\)'):
@@ -339,8 +339,8 @@ def test_only_the_targets():
   names = traverse_util.flatten_dict(peft.split_params(params).lora, sep='/')
   assert {name.split('/')[1] for name in names} == {'attn', 'mlp'}
   assert not any(name.startswith('layer_0/attn') for name in names)
-  with pytest.raises(ValueError, match="targets='q_proj' matches none of"):
-    wrapped(case, rank=1, targets='q_proj')
+  with pytest.raises(ValueError, match="targets='x_proj' matches none of"):
+    wrapped(case, rank=1, targets='x_proj')
   with pytest.raises(ValueError, match='rank=0 is below 1'):
     wrapped(case, rank=0)
 
