@@ -10,6 +10,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._cache import LayerKV as LayerKV
   from gemma.gm.nn._config import AttentionType as AttentionType
   from gemma.gm.nn._config import TransformerConfig as TransformerConfig
+  from gemma.gm.nn._head import Head as Head
+  from gemma.gm.nn._head import head_of as head_of
   from gemma.gm.nn._host import host_tables as host_tables
   from gemma.gm.nn._layers import Einsum as Einsum
   from gemma.gm.nn._layers import Embedder as Embedder
