@@ -111,12 +111,21 @@ def _apply(
   x_axes, w_axes = inputs.split(',')
   summed = ''.join(axis for axis in w_axes if axis in x_axes)
   kept = ''.join(axis for axis in w_axes if axis not in x_axes)
-  heads, inside = '', summed
-  if b.ndim == 2 and len(kept) > 1:  # One A for each, all share B.
-    heads, kept, inside = kept[:-1], kept[-1], w_axes[:-1]
+  low = f'{x_axes[:2]}r'
+  if b.ndim == 1 + len(kept):
+    down = _project.project(f'{x_axes},{summed}r->{low}', x, a, x.dtype)
+    return _project.project(f'{low},r{kept}->{out}', down, b, dtype)
+  # Per head: one A for each, all share B.
+  heads, last = kept[:-1], kept[-1]
   low = f'{x_axes[:2]}{heads}r'
-  down = _project.project(f'{x_axes},{inside}r->{low}', x, a, x.dtype)
-  return _project.project(f'{low},r{kept}->{out}', down, b, dtype)
+  down = _project.project(f'{x_axes},{w_axes[:-1]}r->{low}', x, a, x.dtype)
+  rows = down.reshape(len(x), -1, b.shape[0])
+  wide = _project.project(
+    f'{x_axes[:2]}r,r{last}->{x_axes[:2]}{last}', rows, b, dtype
+  )
+  wide = wide.reshape(*down.shape[:-1], -1)
+  axes = x_axes[:2] + kept
+  return wide.transpose([axes.index(axis) for axis in out])
 
 
 def _spread(eqn: str, gain: jax.Array) -> jax.Array:
