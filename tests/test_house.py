@@ -9,7 +9,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Rooms, from left to right: a room imports from those before it only.
-ROOMS = ('math', 'vision', 'nn', 'ckpts', 'text', 'data', '_pretrained')
+ROOMS = (
+  'math',
+  'vision',
+  'nn',
+  'ckpts',
+  'text',
+  'data',
+  'losses',
+  'training',
+  '_pretrained',
+)
 HEAVY = (
   'tensorflow', 'kauldron', 'torch', 'pandas', 'transformers', 'matplotlib',
   'grain', 'pyarrow', 'orbax', 'llguidance', 'huggingface_hub',
@@ -98,7 +108,8 @@ def test_names_are_those_of_the_modules_behind_the_door():
   """Every name of every room can be reached."""
   from gemma import gm
 
-  for room in (gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text, gm.data):
+  doors = [name for name in ROOMS if not name.startswith('_')]
+  for room in (gm, *(getattr(gm, name) for name in doors)):
     for name in dir(room):
       if not name.startswith('_'):
         getattr(room, name)

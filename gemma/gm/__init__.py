@@ -10,9 +10,11 @@ with _epy.lazy_api_imports(globals()):
   from gemma import peft as peft
   from gemma.gm import ckpts as ckpts
   from gemma.gm import data as data
+  from gemma.gm import losses as losses
   from gemma.gm import math as math
   from gemma.gm import nn as nn
   from gemma.gm import text as text
+  from gemma.gm import training as training
   from gemma.gm import vision as vision
   from gemma.gm._pretrained import Pretrained as Pretrained
   from gemma.gm._pretrained import from_pretrained as from_pretrained
