@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Rooms, from left to right: a room imports from those before it only.
-ROOMS = ('math', 'vision', 'nn', 'ckpts', 'text', '_pretrained')
+ROOMS = ('math', 'vision', 'nn', 'ckpts', 'text', 'losses', '_pretrained')
 HEAVY = (
   'tensorflow', 'kauldron', 'torch', 'pandas', 'transformers', 'matplotlib',
   'grain', 'orbax', 'llguidance', 'huggingface_hub',
@@ -97,7 +97,7 @@ def test_names_are_those_of_the_modules_behind_the_door():
   """Every name of every room can be reached."""
   from gemma import gm
 
-  for room in (gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text):
+  for room in (gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text, gm.losses):
     for name in dir(room):
       if not name.startswith('_'):
         getattr(room, name)

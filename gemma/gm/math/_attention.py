@@ -127,11 +127,14 @@ def chunked_attention(
   k_index = _blocks(mask.k_index, s, fill=-1)
   dense = None if mask.dense is None else _blocks(mask.dense, t)
   q_last = None if mask.q_last is None else _blocks(mask.q_last, t)
+  q_first = None if mask.q_first is None else _blocks(mask.q_first, t)
 
   @jax.checkpoint
   def queries(xs):
-    q_block, index, dense_block, last = xs
-    row = mask.replace(q_index=index, dense=dense_block, q_last=last)
+    q_block, index, dense_block, last, first = xs
+    row = mask.replace(
+      q_index=index, dense=dense_block, q_last=last, q_first=first
+    )
     step = functools.partial(
       _accumulate, q_block, mask=row, scale=scale, softcap=softcap
     )
@@ -142,7 +145,7 @@ def chunked_attention(
     return (out / _nonzero(total)).astype(q.dtype)
 
   # [T//t B K G t H]
-  out = jax.lax.map(queries, (q_blocks, q_index, dense, q_last))
+  out = jax.lax.map(queries, (q_blocks, q_index, dense, q_last, q_first))
   out = jnp.einsum('XBKGtH->BXtKGH', out)
   return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :length]
 

@@ -27,6 +27,9 @@ class Mask(struct.PyTreeNode):
       The tokens of an image all see its last one, and so each other. An index
       and not a group: whatever order the keys lie in, and in a cache too, there
       is nothing to be known about keys.
+    q_first: First index that each query sees; all of them by default. Of
+      several sequences in one row, each sees its own, if they stand side by
+      side.
     causal: Whether a query sees nothing behind its own index or `q_last`.
     window: If set, a query sees only keys fewer than `window` indices away.
   """
@@ -35,6 +38,7 @@ class Mask(struct.PyTreeNode):
   k_index: Int[Array, 'B S']
   dense: Bool[Array, 'B T C'] | None = None
   q_last: Int[Array, 'B T'] | None = None
+  q_first: Int[Array, 'B T'] | None = None
   causal: bool = struct.field(pytree_node=False, default=True)
   window: int | None = struct.field(pytree_node=False, default=None)
 
@@ -44,6 +48,8 @@ class Mask(struct.PyTreeNode):
     out = jnp.broadcast_to(k >= 0, jnp.broadcast_shapes(q.shape, k.shape))
     if self.causal:
       out &= k <= self._last[:, :, None]
+    if self.q_first is not None:
+      out &= k >= self.q_first[:, :, None]
     if self.window is not None:
       out &= (q - k < self.window) & (k - q < self.window)
     if self.dense is not None:
@@ -63,13 +69,34 @@ class Mask(struct.PyTreeNode):
     out = last_k >= 0
     if self.causal:
       out &= first_k <= jnp.max(self._last)
+    if self.q_first is not None:
+      out &= last_k >= jnp.min(self.q_first)
     if self.window is not None:
       out &= jnp.min(self.q_index) - last_k < self.window
     return out
 
   @property
+  def positions(self) -> Int[Array, 'B T']:
+    """Number of tokens of its sequence before each query."""
+    return self.q_index if self.q_first is None else self.q_index - self.q_first
+
+  @property
   def _last(self) -> Int[Array, 'B T']:
     return self.q_index if self.q_last is None else self.q_last
+
+
+def first_of_runs(
+  index: Int[Array, 'B T'], segment_ids: Int[Array, 'B T']
+) -> Int[Array, 'B T']:
+  """`Mask.q_first` where each token sees its own segment alone.
+
+  Args:
+    index: Index of each token.
+    segment_ids: Equal in an unbroken run of tokens that are one segment.
+  """
+  before = jnp.pad(segment_ids[:, :-1], [(0, 0), (1, 0)], constant_values=-1)
+  starts = jnp.where(segment_ids != before, index, 0)
+  return jax.lax.cummax(starts, axis=1)
 
 
 def last_of_runs(

@@ -4,12 +4,16 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn import config as config
+  from gemma.gm.nn._anchored import AnchoredPolicy as AnchoredPolicy
+  from gemma.gm.nn._anchored import AnchoredPolicyOutput as AnchoredPolicyOutput
   from gemma.gm.nn._block import Attention as Attention
   from gemma.gm.nn._block import Block as Block
   from gemma.gm.nn._cache import KVCache as KVCache
   from gemma.gm.nn._cache import LayerKV as LayerKV
   from gemma.gm.nn._config import AttentionType as AttentionType
   from gemma.gm.nn._config import TransformerConfig as TransformerConfig
+  from gemma.gm.nn._head import Head as Head
+  from gemma.gm.nn._head import head_of as head_of
   from gemma.gm.nn._host import host_tables as host_tables
   from gemma.gm.nn._layers import Einsum as Einsum
   from gemma.gm.nn._layers import Embedder as Embedder

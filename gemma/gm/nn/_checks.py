@@ -76,6 +76,27 @@ def check_tokens(tokens: jax.Array) -> None:
     )
 
 
+def check_segments(
+  tokens: jax.Array,
+  segment_ids: Any,
+  attention_mask: Any,
+  cache: _cache.KVCache | None,
+) -> None:
+  """Raises on segments that cannot be."""
+  if segment_ids is None:
+    return
+  if jnp.shape(segment_ids) != tokens.shape:
+    raise ValueError(
+      f'segment_ids have shape {jnp.shape(segment_ids)}, tokens '
+      f'{tokens.shape}. They must be equal.'
+    )
+  if cache is not None or attention_mask is not None:
+    raise ValueError(
+      'segment_ids go without a cache and without an attention_mask: they are '
+      'for rows with several sequences. Leave the others out.'
+    )
+
+
 def check_shapes(
   tokens: jax.Array,
   length: int,

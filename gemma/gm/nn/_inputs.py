@@ -34,6 +34,7 @@ class Inputs(struct.PyTreeNode):
     soft_tokens: Of images that were encoded before; tokens have their places.
     positions: Of the tokens, with room for images.
     attention_mask: Which tokens each token may see, with room for images.
+    segment_ids: Of the tokens: equal for those that see each other.
   """
 
   tokens: Int[Array, 'B L']
@@ -41,6 +42,7 @@ class Inputs(struct.PyTreeNode):
   soft_tokens: Float[Array, 'B S D'] | None = None
   positions: Int[Array, 'B T'] | None = None
   attention_mask: Bool[Array, 'B T K'] | None = None
+  segment_ids: Int[Array, 'B L'] | None = None
 
   @property
   def has_images(self) -> bool:
@@ -56,6 +58,7 @@ def read(
   soft_tokens: Any = None,
   positions: Any = None,
   attention_mask: Any = None,
+  segment_ids: Any = None,
 ) -> Inputs:
   """Checks the arguments of a call; see `Transformer`.
 
@@ -73,6 +76,7 @@ def read(
     soft_tokens = _image_checks.as_soft_tokens(soft_tokens, config, batch)
   length = length_of(config, tokens.shape[-1], images)
   _checks.check_shapes(tokens, length, positions, attention_mask, cache)
+  _checks.check_segments(tokens, segment_ids, attention_mask, cache)
   _image_checks.check_places(config, tokens, images, soft_tokens)
   _checks.check_values(config, tokens, cache, images)
   rows = math.prod(batch)
@@ -82,6 +86,7 @@ def read(
     soft_tokens=_flatten(soft_tokens, rows, 3),
     positions=_flatten(positions, rows, 2),
     attention_mask=_flatten(attention_mask, rows, 3),
+    segment_ids=_flatten(segment_ids, rows, 2),
   )
 
 
@@ -105,6 +110,7 @@ def mask_of(
   *,
   cached: bool,
   images: bool,
+  segment_ids: Int[Array, 'B T'] | None = None,
 ) -> _mask.Mask:
   """The mask that all layers share, with the new tokens as keys.
 
@@ -114,6 +120,7 @@ def mask_of(
     dense: The caller's own, in place of all rules.
     cached: Whether there is a cache.
     images: Whether there are images.
+    segment_ids: Equal for those tokens that see each other.
   """
   real = tokens != _checks.PAD
   if dense is not None and not cached:
@@ -125,11 +132,15 @@ def mask_of(
   q_last = None
   if images:
     q_last = _mask.last_of_runs(index, tokens == _expand.PLACEHOLDER)
+  q_first = None
+  if segment_ids is not None:
+    q_first = _mask.first_of_runs(index, segment_ids)
   return _mask.Mask(
     q_index=index,
     k_index=jnp.where(real, index, -1),
     dense=dense,
     q_last=q_last,
+    q_first=q_first,
     causal=dense is None,
   )
 

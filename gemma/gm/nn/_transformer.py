@@ -80,6 +80,8 @@ class Transformer(nn.Module):
     images: Kauldron path of the images.
     positions: Kauldron path of the positions.
     attention_mask: Kauldron path of the mask.
+    segment_ids: Kauldron path of the segments.
+    return_hidden_states: Default of the argument of the same name.
     remat: What gradients keep of each layer: `none` keeps all that they need,
       `dots` the products with weights, `full` the residual stream alone. The
       rest is computed again.
@@ -96,6 +98,8 @@ class Transformer(nn.Module):
   images: str | None = None
   positions: str | None = None
   attention_mask: str | None = None
+  segment_ids: str | None = None
+  return_hidden_states: bool | None = None
   remat: str = _remat.Remat.NONE
   scan_layers: bool = False
   config: _config.TransformerConfig
@@ -137,6 +141,7 @@ class Transformer(nn.Module):
       'images': self.images,
       'positions': self.positions,
       'attention_mask': self.attention_mask,
+      'segment_ids': self.segment_ids,
     }
 
   def __call__(
@@ -148,6 +153,7 @@ class Transformer(nn.Module):
     positions: Int[ArrayLike, '*B T'] | None = None,
     cache: _cache.KVCache | None = None,
     attention_mask: Bool[ArrayLike, '*B T K'] | None = None,
+    segment_ids: Int[ArrayLike, '*B _'] | None = None,
     return_last_only: bool | None = None,
     return_hidden_states: bool | None = None,
   ) -> Output:
@@ -176,8 +182,13 @@ class Transformer(nn.Module):
       attention_mask: Which tokens each token may see, in place of the causal
         mask. The last axis counts the tokens of the row, or those of the cache
         if there is one. Sliding layers add their window.
+      segment_ids: For rows of several sequences side by side: equal for the
+        tokens of one, which see each other alone. Positions begin again in
+        each.
       return_last_only: Whether to return the last real token of each row only.
       return_hidden_states: Whether to return the states after the final norm.
+        Logits that nobody reads are not computed under `jax.jit`: see
+        `gm.nn.head_of`.
 
     Returns:
       Logits, the extended cache, and hidden states.
@@ -197,6 +208,8 @@ class Transformer(nn.Module):
         f'return_last_only={return_last_only} in the call, but the model '
         f'already has return_last_only={self.return_last_only}. Give it once.'
       )
+    if return_hidden_states is None:
+      return_hidden_states = bool(self.return_hidden_states)
     _checks.check_dtype(self.embedder.compute_dtype)
     inputs = _inputs.read(
       self.config,
@@ -206,13 +219,14 @@ class Transformer(nn.Module):
       soft_tokens=soft_tokens,
       positions=positions,
       attention_mask=attention_mask,
+      segment_ids=segment_ids,
     )
     batch = jnp.shape(tokens)[:-1]
     out = self._forward(
       inputs,
       cache,
       return_last_only=return_last_only,
-      return_hidden_states=bool(return_hidden_states),
+      return_hidden_states=return_hidden_states,
     )
     return out.replace(
       logits=_unflatten(out.logits, batch),
@@ -294,16 +308,20 @@ class Transformer(nn.Module):
     length = jnp.zeros(tokens.shape[0], jnp.int32)
     if cache is not None:
       length = cache.length
+    segment_ids = inputs.segment_ids
+    if segment_ids is not None and place is not None:
+      segment_ids = _expand.spread(segment_ids, place, tokens.shape[1])
     mask = _inputs.mask_of(
       tokens,
       length,
       inputs.attention_mask,
       cached=cache is not None,
       images=inputs.has_images,
+      segment_ids=segment_ids,
     )
     positions = inputs.positions
     if positions is None:
-      positions = mask.q_index
+      positions = mask.positions
     context = _block.Context(positions, mask, length)
     layers, x = self._layers(tokens, x, context, cache)
     if cache is not None:

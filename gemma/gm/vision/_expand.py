@@ -12,6 +12,7 @@ from jaxtyping import Array
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Shaped
 
 PLACEHOLDER = -2  # In place of a token where the model puts a soft token.
 _PAD = 0
@@ -81,11 +82,25 @@ def expand(
   length = expanded_length(tokens.shape[1], images=images, count=count)
   empty = jnp.full((tokens.shape[0], length), _PAD, tokens.dtype)
   out = empty.at[rows, place].set(tokens)
-  # Of each place: the token that it comes from, and how far behind it it is.
-  source = jnp.cumsum(empty.at[rows, place].set(1), axis=1) - 1
-  offset = jnp.arange(length)[None] - jnp.take_along_axis(place, source, axis=1)
-  inside = jnp.take_along_axis(is_start, source, axis=1) & (offset <= more)
+  # How far each place is behind the token that it comes from.
+  offset = jnp.arange(length)[None] - spread(place, place, length)
+  inside = spread(is_start, place, length) & (offset <= more)
   return jnp.where(inside, block[jnp.minimum(offset, more)], out), place
+
+
+def spread(
+  x: Shaped[Array, 'B L'], place: Int[Array, 'B L'], length: int
+) -> Shaped[Array, 'B T']:
+  """What each token had, for all that stands in its place after `expand`.
+
+  Args:
+    x: A value for each token as it was given.
+    place: Where it is now.
+    length: Length of the longer rows.
+  """
+  rows = jnp.arange(x.shape[0])[:, None]
+  ones = jnp.zeros((x.shape[0], length), jnp.int32).at[rows, place].set(1)
+  return jnp.take_along_axis(x, jnp.cumsum(ones, axis=1) - 1, axis=1)
 
 
 def insert(

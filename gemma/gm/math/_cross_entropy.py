@@ -1,0 +1,229 @@
+"""Cross-entropy of the next token, with and without logits in memory.
+
+The linear form takes the states before the last product, and goes through the
+vocabulary in chunks: what it holds grows with the tokens and with the
+vocabulary, never with their product. Its backward pass computes each chunk of
+logits again, which is one product more than the dense form makes.
+
+Axes: *B any batch dims, R rows (all tokens), D model, V vocab, C one chunk of
+the vocabulary.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Float32
+from jaxtyping import Int
+from jaxtyping import Num
+
+_CHUNK_BYTES = 64 * 1024 * 1024  # Of the logits of one chunk, in float32.
+_MIN_CHUNK = 512  # Below, products are too narrow for matrix units.
+
+
+def cross_entropy(
+  logits: Float[Array, '*B V'],
+  targets: Int[Array, '*B'],
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> Float32[Array, '*B']:
+  """The loss of each token, from its logits. The definition, and the oracle.
+
+  `-(1 - e) log p(target) - e mean(log p) + z logsumexp(logits)**2` with `e` for
+  `label_smoothing` (https://arxiv.org/abs/1512.00567) and `z` for `z_loss`
+  (https://arxiv.org/abs/2204.02311, section 5), in float32.
+
+  Args:
+    logits: Scores.
+    targets: The right token of each.
+    z_loss: Keeps logits from drifting; 1e-4 is usual.
+    label_smoothing: Part of the probability that is spread over all tokens.
+  """
+  logits = logits.astype(jnp.float32)
+  logz = jax.nn.logsumexp(logits, axis=-1)
+  right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  spread = label_smoothing * logits.mean(axis=-1)
+  return logz - (1 - label_smoothing) * right - spread + z_loss * logz**2
+
+
+def linear_cross_entropy(
+  hidden: Float[Array, '*B D'],
+  table: Num[Array, 'V D'],
+  targets: Int[Array, '*B'],
+  *,
+  scale: Float[Array, 'V 1'] | None = None,
+  softcap: float | None = None,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  chunk: int | None = None,
+) -> Float32[Array, '*B']:
+  """`cross_entropy` of `hidden @ table.T`, whose logits are never all there.
+
+  ```python
+  >>> import jax.numpy as jnp
+  >>> from gemma import gm
+  >>> hidden, table = jnp.ones((2, 3, 8)), jnp.ones((50, 8))
+  >>> targets = jnp.zeros((2, 3), jnp.int32)
+  >>> gm.math.linear_cross_entropy(hidden, table, targets).round(3)[0]
+  Array([3.912, 3.912, 3.912], dtype=float32)
+
+  ```
+
+  Args:
+    hidden: States after the final norm.
+    table: The embedding table, or the weights of an output layer.
+    targets: The right token of each state.
+    scale: For a table of integers, which stands for `table / scale`. It has no
+      gradient then.
+    softcap: If set, logits become `softcap * tanh(logits / softcap)`.
+    z_loss: See `cross_entropy`.
+    label_smoothing: See `cross_entropy`.
+    chunk: Tokens of the vocabulary at a time; by default what fits in 64 MiB.
+
+  Returns:
+    The loss of each token.
+
+  Raises:
+    ValueError: If a chunk is not positive.
+  """
+  rows = hidden.reshape(-1, hidden.shape[-1])
+  if chunk is None:
+    chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows.shape[0])))
+  if chunk < 1:
+    raise ValueError(f'chunk={chunk} is not positive.')
+  form = _Form(softcap, z_loss, label_smoothing, min(chunk, table.shape[0]))
+  losses = _losses(form, rows, table, scale, targets.reshape(-1))
+  return losses.reshape(targets.shape)
+
+
+class _Form(NamedTuple):
+  """What does not change while a program runs."""
+
+  softcap: float | None
+  z_loss: float
+  smoothing: float
+  chunk: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(
+  form: _Form, hidden: Any, table: Any, scale: Any, targets: Any
+) -> jax.Array:
+  return _forward(form, hidden, table, scale, targets)[0]
+
+
+def _forward(
+  form: _Form, hidden: Any, table: Any, scale: Any, targets: Any
+) -> tuple[jax.Array, jax.Array]:
+  """Losses, and the logarithm of what probabilities are divided by."""
+
+  def visit(start: Any, size: int, carry: Any) -> Any:
+    peak, total, right, mean = carry
+    logits = _logits(form, hidden, _part(table, scale, start, size, hidden))
+    new_peak = jnp.maximum(peak, logits.max(axis=1))
+    total *= jnp.exp(peak - new_peak)
+    total += jnp.exp(logits - new_peak[:, None]).sum(axis=1)
+    here = targets - start
+    inside = (here >= 0) & (here < size)
+    own = jnp.take_along_axis(
+      logits, jnp.clip(here, 0, size - 1)[:, None], axis=1
+    )[:, 0]
+    right = jnp.where(inside, own, right)
+    if form.smoothing:
+      mean += logits.sum(axis=1) / table.shape[0]
+    return new_peak, total, right, mean
+
+  zeros = jnp.zeros(hidden.shape[0], jnp.float32)
+  start = (zeros - jnp.inf, zeros, zeros, zeros)
+  peak, total, right, mean = _over_vocab(form, table, visit, start)
+  logz = peak + jnp.log(total)
+  losses = logz - (1 - form.smoothing) * right - form.smoothing * mean
+  return losses + form.z_loss * logz**2, logz
+
+
+def _fwd(form: _Form, hidden: Any, table: Any, scale: Any, targets: Any) -> Any:
+  given = hidden.value, table.value, scale, targets.value
+  if scale is not None:
+    given = hidden.value, table.value, scale.value, targets.value
+  losses, logz = _forward(form, *given)
+  # A tree and not a flag: what is known while tracing is in its structure.
+  trained = () if table.perturbed and scale is None else None
+  return losses, (given, logz, trained)
+
+
+def _bwd(form: _Form, residuals: Any, cotangent: Any) -> Any:
+  (hidden, table, scale, targets), logz, trained = residuals
+  if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+    return None, None, None, None
+  slope = cotangent * (1 + 2 * form.z_loss * logz)
+
+  def visit(start: Any, size: int, carry: Any) -> Any:
+    d_hidden, d_table = carry
+    part = _part(table, scale, start, size, hidden)
+    logits = _logits(form, hidden, part)
+    grads = slope[:, None] * jnp.exp(logits - logz[:, None])
+    right = targets[:, None] == start + jnp.arange(size)[None]
+    less = (1 - form.smoothing) * right + form.smoothing / table.shape[0]
+    grads -= cotangent[:, None] * less
+    if form.softcap is not None:
+      grads *= 1 - (logits / form.softcap) ** 2
+    grads = grads.astype(hidden.dtype)
+    d_hidden += _dot(grads, part, 1, 0)
+    if d_table is not None:
+      rows = _dot(grads, hidden, 0, 0).astype(table.dtype)
+      d_table = jax.lax.dynamic_update_slice_in_dim(d_table, rows, start, 0)
+    return d_hidden, d_table
+
+  d_table = None if trained is None else jnp.zeros_like(table)
+  d_hidden = jnp.zeros(hidden.shape, jnp.float32)
+  d_hidden, d_table = _over_vocab(form, table, visit, (d_hidden, d_table))
+  return d_hidden.astype(hidden.dtype), d_table, None, None
+
+
+_losses.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+
+def _over_vocab(
+  form: _Form,
+  table: jax.Array,
+  visit: Callable[[Any, int, Any], Any],
+  carry: Any,
+) -> Any:
+  """Calls `visit(start, size, carry)` for each chunk; the last may be small."""
+  count, rest = divmod(table.shape[0], form.chunk)
+  carry = jax.lax.fori_loop(
+    0, count, lambda i, c: visit(i * form.chunk, form.chunk, c), carry
+  )
+  return visit(count * form.chunk, rest, carry) if rest else carry
+
+
+def _part(table: Any, scale: Any, start: Any, size: int, like: Any) -> Any:
+  """Some rows of the table, in the dtype of the states."""
+  part = jax.lax.dynamic_slice_in_dim(table, start, size)
+  if scale is not None:
+    part = part.astype(scale.dtype) / jax.lax.dynamic_slice_in_dim(
+      scale, start, size
+    )
+  return part.astype(like.dtype)
+
+
+def _logits(form: _Form, hidden: jax.Array, part: jax.Array) -> jax.Array:
+  logits = _dot(hidden, part, 1, 1)
+  if form.softcap is None:
+    return logits
+  return form.softcap * jnp.tanh(logits / form.softcap)
+
+
+def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
+  return jax.lax.dot_general(
+    x,
+    y,
+    (((x_axis,), (y_axis,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
