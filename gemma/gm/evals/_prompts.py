@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from gemma.gm.data import _tasks
+from gemma.gm.data import _seq2seq
 from gemma.gm.text import _tokenizer
 
 
@@ -53,13 +53,13 @@ def find(dataset: Any) -> Source:
   return Source(prompt=prompt, target=target, tokenizer=tasks[0].tokenizer)
 
 
-def _tasks_of(dataset: Any) -> Iterator[_tasks.Seq2SeqTask]:
+def _tasks_of(dataset: Any) -> Iterator[_seq2seq.Seq2SeqTask]:
   """The tasks of a pipeline, and of those that it mixes."""
   transforms = getattr(dataset, 'transforms', ())
   if isinstance(transforms, Mapping):
     transforms = transforms.values()
   for transform in transforms:
-    if isinstance(transform, _tasks.Seq2SeqTask):
+    if isinstance(transform, _seq2seq.Seq2SeqTask):
       yield transform
   for part in getattr(dataset, 'datasets', ()):
     yield from _tasks_of(part)

@@ -126,7 +126,7 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
       state = state.replace(opt_state=None)
     # A trainer forbids transfers to devices that nobody asked for.
     with jax.transfer_guard('allow'):
-      sampler = self._sampler(state.params)
+      sampler = self._new_sampler(state.params)
       answered = [
         self._answer(sampler, state, batch, i)
         for i, batch in enumerate(self._batches)
@@ -169,7 +169,7 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
       summaries={**shown, **self.summaries},
     )
 
-  def _sampler(self, params: Any) -> _sampler.Sampler:
+  def _new_sampler(self, params: Any) -> _sampler.Sampler:
     model = self.model
     if isinstance(model, _anchored.AnchoredPolicy):
       model, params = model.policy, params['policy']
