@@ -93,4 +93,9 @@ def dataset(*, training):
 if __name__ == '__main__':
   import smoke
 
-  smoke.main(get_config(), rows='sentences', prompt='')
+  question = 'Is this a correct English sentence? Answer with Yes or No.'
+  smoke.main(
+    get_config(),
+    rows='sentences',
+    prompt=f'{question}\n\nsleeps bird blue The',
+  )

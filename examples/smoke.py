@@ -23,6 +23,7 @@ from gemma import gm
 import pictures
 
 BATCH, STEPS, TESTS = 8, 40, 16
+NO_YES = (1103, 2022)  # `No`, and the first token of `Yes`.
 ENGLISH = {'dog': 'chien', 'bird': 'oiseau', 'cat': 'chat', 'fish': 'poisson'}
 COLOURS = {'green': 'vert', 'black': 'noir', 'white': 'blanc', 'blue': 'bleu'}
 GERMAN = {'red': 'rot', 'green': 'grün', 'blue': 'blau', 'yellow': 'gelb'}
@@ -157,6 +158,8 @@ def _small(tree: Any, rows: str, steps: int) -> Any:
     tree[_QUALNAME] = _NAMES.get(tree[_QUALNAME], tree[_QUALNAME])
   if tree.get(_QUALNAME, '').endswith('.Resize'):
     tree['size'] = [pictures.SIZE, pictures.SIZE]
+  if 'old_to_new' in tree:  # Of a larger vocabulary.
+    tree['old_to_new'] = dict(enumerate(NO_YES))
   return tree | {
     key: min(tree[key], limit)
     for key, limit in _LIMITS.items()

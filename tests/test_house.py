@@ -9,10 +9,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Rooms, from left to right: a room imports from those before it only.
-ROOMS = ('math', 'vision', 'nn', 'ckpts', 'text', 'losses', '_pretrained')
+ROOMS = (
+  'math', 'vision', 'nn', 'ckpts', 'text', 'data', 'losses', 'evals',
+  '_pretrained',
+)  # fmt: skip
 HEAVY = (
   'tensorflow', 'kauldron', 'torch', 'pandas', 'transformers', 'matplotlib',
-  'grain', 'orbax', 'llguidance', 'huggingface_hub',
+  'grain', 'pyarrow', 'orbax', 'llguidance', 'huggingface_hub',
 )  # fmt: skip
 
 
@@ -86,7 +89,8 @@ def loaded_by(code):
 def test_import_is_light():
   loaded = loaded_by(
     'from gemma import gm; gm.nn.Gemma3_4B; gm.text.ChatSampler; '
-    'gm.text.Sampler; gm.ckpts.load_params; gm.from_pretrained'
+    'gm.text.Sampler; gm.ckpts.load_params; gm.from_pretrained; '
+    'gm.data.Seq2SeqTask'
   )
   # Flax brings its own share; ours must add nothing heavy to it.
   assert not (loaded - loaded_by('import flax.linen')) & {*HEAVY}
@@ -97,7 +101,10 @@ def test_names_are_those_of_the_modules_behind_the_door():
   """Every name of every room can be reached."""
   from gemma import gm
 
-  for room in (gm, gm.math, gm.vision, gm.nn, gm.ckpts, gm.text, gm.losses):
+  rooms = (
+    gm, gm.ckpts, gm.data, gm.losses, gm.math, gm.nn, gm.text, gm.vision,
+  )  # fmt: skip
+  for room in rooms:  # Those of `gm.evals` need Kauldron.
     for name in dir(room):
       if not name.startswith('_'):
         getattr(room, name)
