@@ -23,6 +23,7 @@ from gemma import gm
 import pictures
 
 BATCH, STEPS, TESTS = 8, 40, 16
+RATES = 10  # Times that of a large model.
 NO_YES = (1103, 2022)  # `No`, and the first token of `Yes`.
 ENGLISH = {'dog': 'chien', 'bird': 'oiseau', 'cat': 'chat', 'fish': 'poisson'}
 COLOURS = {'green': 'vert', 'black': 'noir', 'white': 'blanc', 'blue': 'bleu'}
@@ -158,6 +159,8 @@ def _small(tree: Any, rows: str, steps: int) -> Any:
     tree[_QUALNAME] = _NAMES.get(tree[_QUALNAME], tree[_QUALNAME])
   if tree.get(_QUALNAME, '').endswith('.Resize'):
     tree['size'] = [pictures.SIZE, pictures.SIZE]
+  if 'learning_rate' in tree:
+    tree['learning_rate'] *= RATES
   if 'old_to_new' in tree:  # Of a larger vocabulary.
     tree['old_to_new'] = dict(enumerate(NO_YES))
   return tree | {
@@ -185,8 +188,10 @@ def _local(tree: dict[str, Any], rows: str, steps: int) -> dict[str, Any]:
   }
 
 
-def train(cfg: konfig.ConfigDict, workdir: str | pathlib.Path) -> Any:
-  """The parameters and the model, trained as the config says.
+def train(
+  cfg: konfig.ConfigDict, workdir: str | pathlib.Path
+) -> tuple[Any, Any]:
+  """The model of a config, and its parameters after training.
 
   Args:
     cfg: A config, such as `tiny` makes.
