@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from kauldron import konfig
+from kauldron.train import metric_writer
 import numpy as np
 
 from gemma import gm
@@ -188,36 +189,54 @@ def _local(tree: dict[str, Any], rows: str, steps: int) -> dict[str, Any]:
   }
 
 
-def train(
-  cfg: konfig.ConfigDict, workdir: str | pathlib.Path
-) -> tuple[Any, Any]:
-  """The model of a config, and its parameters after training.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Log(metric_writer.NoopWriter):
+  """Keeps the numbers that a trainer logs.
+
+  Attributes:
+    values: Under names such as `train/losses/total`, in the order of steps.
+  """
+
+  values: dict[str, list[float]] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+
+  def write_step_metrics(self, *, aux: Any, **unused: Any) -> None:
+    """Keeps the losses and metrics of a step."""
+    del unused
+    out = aux.compute(flatten=True)
+    for name, value in (out.loss_values | out.metric_values).items():
+      kept = self.values.setdefault(f'{self.collection}/{name}', [])
+      kept.append(float(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What comes out of a run.
+
+  Attributes:
+    model: The model.
+    params: Its parameters.
+    values: What was logged, see `Log`.
+  """
+
+  model: Any
+  params: Any
+  values: dict[str, list[float]]
+
+
+def train(cfg: konfig.ConfigDict, workdir: str | pathlib.Path) -> Trained:
+  """Trains as a config says, such as `tiny` makes.
 
   Args:
-    cfg: A config, such as `tiny` makes.
-    workdir: Where the logs go.
+    cfg: The config.
+    workdir: Where evaluators write samples.
   """
   cfg.workdir = str(workdir)
-  trainer = konfig.resolve(cfg)
+  log = Log()
+  trainer = konfig.resolve(cfg).replace(writer=log)
   state, _ = trainer.train()
-  return trainer.model, state.params
-
-
-def logged(
-  workdir: str | pathlib.Path, collection: str = 'train'
-) -> dict[str, list[Any]]:
-  """What a run logged under each name, in the order of the steps."""
-  from tensorboard.backend.event_processing import event_accumulator
-  from tensorboard.util import tensor_util
-
-  events = event_accumulator.EventAccumulator(
-    str(pathlib.Path(workdir) / collection), size_guidance={'tensors': 0}
-  )
-  events.Reload()
-  return {
-    tag: [tensor_util.make_ndarray(x.tensor_proto) for x in events.Tensors(tag)]
-    for tag in events.Tags()['tensors']
-  }
+  return Trained(trainer.model, state.params, log.values)
 
 
 def answer(model: Any, params: Any, prompt: str, images: Any = None) -> str:
@@ -247,11 +266,11 @@ def main(cfg: konfig.ConfigDict, *, rows: str, prompt: str) -> None:
   args = parser.parse_args()
   start = time.monotonic()
   with tempfile.TemporaryDirectory() as workdir:
-    model, params = train(tiny(cfg, rows=rows, steps=args.steps), workdir)
-    losses = logged(workdir)['losses/total']
+    run = train(tiny(cfg, rows=rows, steps=args.steps), workdir)
+  losses = run.values['train/losses/total']
   for step in range(0, len(losses), max(1, len(losses) // 8)):
     print(f'step {step} loss {losses[step]:.4f}')
   print(f'last loss {losses[-1]:.4f}')
   images = MAKERS[rows](np.random.default_rng(0)).get('image')
-  print(f'{prompt} -> {answer(model, params, prompt, images)}')
+  print(f'{prompt} -> {answer(run.model, run.params, prompt, images)}')
   print(f'{time.monotonic() - start:.0f} s')
