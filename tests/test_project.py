@@ -152,3 +152,35 @@ def test_every_equation_of_the_model(eqn, shape, rows):
   out = _project.project(eqn, x[:1], w, jnp.float32)
   wide = jnp.einsum(eqn, x[:1].astype(jnp.float32), w.astype(jnp.float32))
   np.testing.assert_allclose(out, wide, atol=1e-4)
+
+
+@pytest.mark.parametrize('index', [[3, 1, 3, 3], [[0, 49], [7, 7]]])
+def test_gradient_of_rows_is_summed_in_float32(index):
+  """In bfloat16, ones added to 256 would be lost."""
+  index = jnp.tile(jnp.asarray(index).reshape(-1), 200)
+  table = jnp.ones((50, 8), jnp.bfloat16)
+
+  def total(table):
+    return _lookup.lookup(table, index).astype(jnp.float32).sum()
+
+  expected = np.zeros((50, 8))
+  np.add.at(expected, np.asarray(index), 1)
+  for run in (lambda f: f, jax.jit):
+    grads = run(jax.grad(total))(table)
+    assert grads.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(grads, expected)
+  each = jax.vmap(jax.grad(lambda t, i: t[i, 0]), (None, 0))(table, index[:3])
+  mine = jax.vmap(jax.grad(lambda t, i: _lookup.lookup(t, i)[0]), (None, 0))(
+    table, index[:3]
+  )
+  np.testing.assert_array_equal(each, mine)
+
+
+def test_rows_of_a_table_that_is_not_trained():
+  table, index = jnp.ones((5, 2), jnp.bfloat16), jnp.asarray([1, 2])
+
+  def scaled(factor):
+    rows = _lookup.lookup(table, index).astype(jnp.float32)
+    return jnp.sum(factor * rows)
+
+  assert jax.grad(scaled)(1.0) == 4

@@ -69,6 +69,14 @@ def is_numbers(value: Any) -> TypeGuard[Sequence[Any]]:
   )
 
 
+def is_ids(value: Any) -> bool:
+  """Whether it is a list or an array of token ids."""
+  if not is_numbers(value) and not isinstance(value, np.ndarray | jax.Array):
+    return False
+  array = as_numpy(value)
+  return array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+
+
 def as_numpy(value: Any) -> np.ndarray:
   """A list of numbers or an array as a NumPy array; integers if empty."""
   if isinstance(value, list | tuple) and not value:

@@ -28,10 +28,9 @@ class Transform(abc.ABC):
 
   def __new__(cls, *args: Any, **kwargs: Any) -> 'Transform':
     del args, kwargs
-    # Some of grain wants an instance of its own class; importing that here
-    # would load it for everyone.
-    grain = sys.modules.get('grain.python')
-    if grain is not None:
+    if 'grain' in sys.modules:  # Parts of it want its own class.
+      from grain import python as grain
+
       grain.MapTransform.register(Transform)
     return super().__new__(cls)
 

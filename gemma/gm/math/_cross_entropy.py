@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Float32
 from jaxtyping import Int
 from jaxtyping import Num
+
+from gemma.gm.math import _slices
 
 _CHUNK_BYTES = 64 * 1024 * 1024  # Of the logits of one chunk, in float32.
 _MIN_CHUNK = 512  # Below, products are too narrow for matrix units.
@@ -28,7 +31,7 @@ _MIN_CHUNK = 512  # Below, products are too narrow for matrix units.
 
 def cross_entropy(
   logits: Float[Array, '*B V'],
-  targets: Int[Array, '*B'],
+  targets: Int[ArrayLike, '*B'],
   *,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
@@ -45,7 +48,7 @@ def cross_entropy(
     z_loss: Keeps logits from drifting; 1e-4 is usual.
     label_smoothing: Part of the probability that is spread over all tokens.
   """
-  logits = logits.astype(jnp.float32)
+  logits, targets = logits.astype(jnp.float32), jnp.asarray(targets)
   logz = jax.nn.logsumexp(logits, axis=-1)
   right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   spread = label_smoothing * logits.mean(axis=-1)
@@ -55,7 +58,7 @@ def cross_entropy(
 def linear_cross_entropy(
   hidden: Float[Array, '*B D'],
   table: Num[Array, 'V D'],
-  targets: Int[Array, '*B'],
+  targets: Int[ArrayLike, '*B'],
   *,
   scale: Float[Array, 'V 1'] | None = None,
   softcap: float | None = None,
@@ -92,7 +95,7 @@ def linear_cross_entropy(
   Raises:
     ValueError: If a chunk is not positive.
   """
-  rows = hidden.reshape(-1, hidden.shape[-1])
+  rows, targets = hidden.reshape(-1, hidden.shape[-1]), jnp.asarray(targets)
   if chunk is None:
     chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows.shape[0])))
   if chunk < 1:
@@ -176,13 +179,15 @@ def _bwd(form: _Form, residuals: Any, cotangent: Any) -> Any:
     grads = grads.astype(hidden.dtype)
     d_hidden += _dot(grads, part, 1, 0)
     if d_table is not None:
-      rows = _dot(grads, hidden, 0, 0).astype(table.dtype)
-      d_table = jax.lax.dynamic_update_slice_in_dim(d_table, rows, start, 0)
+      d_table = rows.put(d_table, _dot(grads, hidden, 0, 0), start)
     return d_hidden, d_table
 
-  d_table = None if trained is None else jnp.zeros_like(table)
+  rows = _slices.Rows(table)
+  d_table = None if trained is None else rows.bits
   d_hidden = jnp.zeros(hidden.shape, jnp.float32)
   d_hidden, d_table = _over_vocab(form, table, visit, (d_hidden, d_table))
+  if d_table is not None:
+    d_table = rows.read(d_table)
   return d_hidden.astype(hidden.dtype), d_table, None, None
 
 
@@ -205,11 +210,9 @@ def _over_vocab(
 
 def _part(table: Any, scale: Any, start: Any, size: int, like: Any) -> Any:
   """Some rows of the table, in the dtype of the states."""
-  part = jax.lax.dynamic_slice_in_dim(table, start, size)
+  part = _slices.take(table, start, size)
   if scale is not None:
-    part = part.astype(scale.dtype) / jax.lax.dynamic_slice_in_dim(
-      scale, start, size
-    )
+    part = part.astype(scale.dtype) / _slices.take(scale, start, size)
   return part.astype(like.dtype)
 
 

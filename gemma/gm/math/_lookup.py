@@ -3,7 +3,6 @@
 Axes: V rows of the table, *D the shape of one.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Int
 from jaxtyping import Shaped
+
+from gemma.gm.math import _slices
 
 
 def lookup(
@@ -31,9 +32,9 @@ def lookup(
   """
   if jax.typeof(table).memory_space == jax.memory.Space.Host:
     return _on_host(table, index)
-  if table.dtype != jnp.bfloat16 or jax.default_backend() != 'cpu':
+  if table.dtype != jnp.bfloat16:
     return table[index]
-  return _row_by_row(table, index)
+  return _bfloat16_rows(table, index)
 
 
 def _on_host(table: jax.Array, index: jax.Array) -> jax.Array:
@@ -47,29 +48,62 @@ def _on_host(table: jax.Array, index: jax.Array) -> jax.Array:
   return pick(table, jax.device_put(index, jax.memory.Space.Host))
 
 
-@jax.custom_jvp
+@jax.custom_vjp
+def _bfloat16_rows(table: jax.Array, index: jax.Array) -> jax.Array:
+  """`table[index]` whose gradient is summed in float32, and rounded once."""
+  if jax.default_backend() == 'cpu':
+    return _row_by_row(table, index)
+  return table[index]
+
+
 def _row_by_row(table: jax.Array, index: jax.Array) -> jax.Array:
   """`table[index]` in bfloat16 on a CPU.
 
-  JAX before 0.12 gathers from a float32 copy of the whole table. Row by row,
-  the compiler converts the row alone.
+  JAX before 0.12 gathers from a float32 copy of the whole table.
   """
-
-  def row(i):
-    # Tied to the index, the table's conversion cannot leave a loop.
-    rows, i = jax.lax.optimization_barrier((table, i))
-    return jax.lax.dynamic_index_in_dim(rows, i, keepdims=False)
-
-  rows = jax.lax.map(row, index.reshape(-1))
+  rows = jax.lax.map(lambda i: _slices.take(table, i, 1), index.reshape(-1))
   return rows.reshape(*index.shape, *table.shape[1:])
 
 
-@functools.partial(_row_by_row.defjvp, symbolic_zeros=True)
-def _row_by_row_jvp(
-  primals: tuple[Any, Any], tangents: tuple[Any, Any]
-) -> tuple[jax.Array, jax.Array]:
-  """The rows of the tangent; nothing if the table is not trained."""
-  out, tangent = _row_by_row(*primals), tangents[0]
-  if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-    return out, jnp.zeros_like(out)
-  return out, tangent[primals[1]]
+def _fwd(table: Any, index: Any) -> tuple[jax.Array, Any]:
+  # The table stands for its shape; if it is not trained, nothing does.
+  shape = table.value if table.perturbed else None
+  return _bfloat16_rows(table.value, index.value), (shape, index.value)
+
+
+def _bwd(residuals: Any, cotangent: Any) -> tuple[Any, None]:
+  table, index = residuals
+  if table is None or isinstance(cotangent, _Zero):
+    return None, None
+  return _sum_rows(cotangent, index, table), None
+
+
+_Zero = jax.custom_derivatives.SymbolicZero
+_bfloat16_rows.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+
+def _sum_rows(x: jax.Array, index: jax.Array, like: jax.Array) -> jax.Array:
+  """Zeros like the table, with the sum of `x` in each row that has some."""
+  x = x.reshape(-1, *like.shape[1:])
+  order = jnp.argsort(index.reshape(-1))
+  ids = index.reshape(-1)[order]
+  first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+  group = jnp.cumsum(first) - 1
+  sums = jax.ops.segment_sum(
+    x[order].astype(jnp.float32),
+    group,
+    num_segments=ids.size,
+    indices_are_sorted=True,
+  )
+  # Of each group its row; groups that there are not come last, with no row.
+  rows = jnp.full(ids.size, like.shape[0]).at[group].set(ids)
+  if jax.default_backend() != 'cpu':
+    zeros = jnp.zeros_like(like)
+    return zeros.at[rows].set(sums, mode='drop', indices_are_sorted=True)
+  # A scatter would be made in a float32 copy of the whole table.
+  out = _slices.Rows(like)
+
+  def write(i: jax.Array, bits: jax.Array) -> jax.Array:
+    return out.put(bits, jax.lax.dynamic_slice_in_dim(sums, i, 1), rows[i])
+
+  return out.read(jax.lax.fori_loop(0, group[-1] + 1, write, out.bits))

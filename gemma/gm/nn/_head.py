@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import struct
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Float32
@@ -34,7 +35,7 @@ class Head(struct.PyTreeNode):
   def losses(
     self,
     hidden: Float[Array, '*B D'],
-    targets: Int[Array, '*B'],
+    targets: Int[ArrayLike, '*B'],
     *,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,

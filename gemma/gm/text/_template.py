@@ -117,7 +117,7 @@ def encode_said(
   turns = _conversation.turns_of(said, system_turn=form.system_turn)
   turns = [*instructed(tokenizer, turns, thinking=thinking, tools=tools)]
   if form.forgets:
-    turns = _forgotten(turns)
+    turns = forgotten(turns)
   ids: list[int] = [tokenizer.special_tokens.BOS]
   for turn in turns[:-1]:
     ids += encode_turn(tokenizer, turn) + turn_end(tokenizer)
@@ -213,8 +213,12 @@ def encode_parts(
   return ids
 
 
-def _forgotten(turns: Sequence[Turn]) -> list[Turn]:
-  """Turns without the thoughts before the user's last one."""
+def forgotten(turns: Sequence[Turn]) -> list[Turn]:
+  """Turns without the thoughts before the user's last one.
+
+  Args:
+    turns: What is said; one turn at least is the user's.
+  """
   users = [i for i, turn in enumerate(turns) if turn.role == 'user']
   return [
     dataclasses.replace(turn, parts=_without_thoughts(turn.parts))
