@@ -9,7 +9,6 @@ Axes: B batch, L length, P the two answers of a pair: 0 chosen, 1 rejected.
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -24,7 +23,6 @@ from gemma.gm.losses import _preference
 from gemma.gm.nn import _lora
 
 Batch = Mapping[str, Any]
-Method = Literal['dpo', 'ipo', 'simpo']
 _OPTIONS = {
   'dpo': {'tau', 'label_smoothing'},
   'ipo': {'tau'},
@@ -120,7 +118,7 @@ class Preference:
 
   model: _lora.Model
   _: dataclasses.KW_ONLY
-  method: Method = 'dpo'
+  method: str = 'dpo'
   tau: float | None = None
   label_smoothing: float = 0.0
   margin: float | None = None

@@ -79,7 +79,13 @@ def head_of(
     config: The model's config.
   """
   embedder = params.get('embedder', params)
-  softcap = config.final_logit_softcap
+  return head_of_embedder(embedder, softcap=config.final_logit_softcap)
+
+
+def head_of_embedder(
+  embedder: Mapping[str, Any], *, softcap: float | None
+) -> Head:
+  """The head of a model, from the parameters of its embedder alone."""
   if '_IntEmbedder_0' in embedder:
     ints = embedder['_IntEmbedder_0']
     return Head(ints['kernel'], ints['scale'], softcap=softcap)
