@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from gemma import gm
+from gemma.gm.ckpts import _tree
 
 pytestmark = pytest.mark.kauldron
 pytest.importorskip('kauldron')
@@ -145,7 +146,7 @@ def test_lora_notebook(kd, ds, tokenizer, tmp_path):
   state, _ = trainer.train()
   base, lora = gm.peft.split_params(state.params)
   loaded = gm.ckpts.load_params(TINY_IT, text_only=True)
-  base, loaded = trees.leaves(base), trees.leaves(loaded)
+  base, loaded = _tree.leaves(base), _tree.leaves(loaded)
   assert base.keys() == loaded.keys()
   for path, x in base.items():
     np.testing.assert_array_equal(x, loaded[path])
