@@ -19,9 +19,10 @@ SMOKE
 from kauldron import konfig
 
 with konfig.imports():
-  from gemma import gm
   from kauldron import kd
   import optax
+
+  from gemma import gm
 
 MAX_LENGTH = 128
 ANSWERS = {0: 1294, 1: 3553}  # The tokens `No` and `Yes`.

@@ -6,7 +6,7 @@ that is trained.
 
 Command, from a checkout of the repository:
 
-  python examples/multimodal.py --out /tmp/german
+  python examples/colours.py --out /tmp/german
 
 Hardware: 2 CPU cores, no accelerator. Time: 4 minutes, while others used them.
 Metric: 94 % exact answers about 100 held-out pictures; none before.

@@ -20,9 +20,10 @@ The same with adapters and a loop of one's own is `colours.py`.
 from kauldron import konfig
 
 with konfig.imports():
-  from gemma import gm
   from kauldron import kd
   import optax
+
+  from gemma import gm
 
 MAX_LENGTH = 200
 

@@ -18,10 +18,11 @@ SMOKE
 from kauldron import konfig
 
 with konfig.imports():
-  from gemma import gm
   from kauldron import kd
   import optax
   import tensorflow_datasets as tfds
+
+  from gemma import gm
 
 
 def get_config():

@@ -193,6 +193,7 @@ class Evaluated:
   """A trained state without training, and an evaluator of a trainer."""
 
   def __init__(self, kd, train_ds, folder, **fields):
+    """Takes fields of the evaluator besides those that all have."""
     fields = {'run': kd.evals.Once(0), 'max_new_tokens': 4, **fields}
     evaluator = gm.evals.SamplerEvaluator(**fields)
     self.trainer = kd.train.Trainer(

@@ -58,7 +58,9 @@ def test_example_learns(smoke, name, tmp_path):
   run = smoke.train(cfg, tmp_path)
   check(name, run.values)
   if name in ('dpo', 'npo'):  # Both begin as the same model: ln 2.
-    assert run.values['train/losses/total'][0] == pytest.approx(0.6931, abs=2e-3)
+    assert run.values['train/losses/total'][0] == pytest.approx(
+      0.6931, abs=2e-3
+    )
 
 
 def test_weights_are_divided_among_devices(smoke, tmp_path):

@@ -1,7 +1,7 @@
 """An evaluator of Kauldron's trainer: the model answers, and it is logged.
 
-The one file of the library that imports Kauldron at its top: an evaluator has
-to be a subclass of Kauldron's. The door of this room imports it on first use.
+Kauldron is imported when `SamplerEvaluator` is first asked for: the class is
+made then, of what is here and of Kauldron's own evaluator.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,6 @@ from typing import NamedTuple
 
 import jax
 
-try:
-  from kauldron import kd
-  from kauldron import kontext
-  from kauldron.utils import config_util
-except ModuleNotFoundError as e:
-  if e.name != 'kauldron':
-    raise
-  raise ImportError(
-    "gm.evals.SamplerEvaluator runs in Kauldron's trainer, which is not "
-    "installed: pip install 'gemma[train]'."
-  ) from e
-
 from gemma.gm.evals import _prompts
 from gemma.gm.evals import _texts
 from gemma.gm.nn import _anchored
@@ -35,7 +23,8 @@ from gemma.gm.text import _sampling
 from gemma.gm.text import _tokenizer
 
 
-class SamplerEvaluator(kd.evals.EvaluatorBase):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Answering:
   """Samples an answer to each prompt of a dataset.
 
   The prompts are texts that `gm.data.Seq2SeqTask(..., sampling=True)` made, or
@@ -82,32 +71,17 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
   num_batches: int | None = None
   cache: bool = False
-  ds: Any = config_util.ROOT_CFG_REF.eval_ds
-  model: Any = config_util.ROOT_CFG_REF.model
   losses: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   summaries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   sampling: _sampling.SamplingMethod | Sequence[_sampling.SamplingMethod] = (
     _sampling.Greedy()
   )
-  seed: Any = config_util.ROOT_CFG_REF.seed
   prompt: str | None = None
   target: str | None = None
   tokenizer: _tokenizer.Tokenizer | None = None
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    if self.cache and self.num_batches is None:
-      raise ValueError(
-        'cache=True keeps all batches. Say how many: num_batches=1.'
-      )
-    if self.ds is None:
-      raise ValueError(
-        f'The evaluator {self.name!r} has no dataset. Give it one (ds=...), or '
-        'give the trainer one (eval_ds=...).'
-      )
-
-  def evaluate(self, state: Any, step: int) -> Any:
+  def evaluate(self: Any, state: Any, step: int) -> Any:
     """Answers all prompts, and logs them.
 
     Args:
@@ -135,18 +109,18 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
     return _merge(answered)
 
   @functools.cached_property
-  def __dashboards__(self) -> Any:
+  def __dashboards__(self: Any) -> Any:
     """No charts: texts have none."""
-    return kd.kdash.NoopDashboard()
+    return _kauldron().kdash.NoopDashboard()
 
   @functools.cached_property
-  def _source(self) -> _prompts.Source:
+  def _source(self: Any) -> _prompts.Source:
     if self.prompt is None:
       return _prompts.find(self.ds)
     return _prompts.Source(prompt=self.prompt, target=self.target)
 
   @functools.cached_property
-  def _batches(self) -> Any:
+  def _batches(self: Any) -> Any:
     batches = self.ds
     if self.num_batches is not None:
       batches = batches.take(self.num_batches)
@@ -158,10 +132,11 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
     return batches.cache() if self.cache else batches
 
   @functools.cached_property
-  def _auxiliaries(self) -> kd.train.Auxiliaries:
+  def _auxiliaries(self: Any) -> Any:
     texts = {'prompt': self._source.prompt, 'answer': 'preds.text'}
     if self._source.target is not None:
       texts['gt'] = self._source.target
+    kd = _kauldron()
     shown = {k: kd.summaries.ShowTexts(texts=v) for k, v in texts.items()}
     return kd.train.Auxiliaries(
       losses=self.losses,
@@ -169,7 +144,7 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
       summaries={**shown, **self.summaries},
     )
 
-  def _new_sampler(self, params: Any) -> _sampler.Sampler:
+  def _new_sampler(self: Any, params: Any) -> _sampler.Sampler:
     model = self.model
     if isinstance(model, _anchored.AnchoredPolicy):
       model, params = model.policy, params['policy']
@@ -185,10 +160,11 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
     )
 
   def _answer(
-    self, sampler: _sampler.Sampler, state: Any, batch: Any, index: int
+    self: Any, sampler: _sampler.Sampler, state: Any, batch: Any, index: int
   ) -> '_Answered':
     """Answers to the prompts of a batch."""
-    context = kd.train.Context.from_state_and_batch(state=state, batch=batch)
+    make = _kauldron().train.Context.from_state_and_batch
+    context = make(state=state, batch=batch)
     source = self._source
     prompts = _read(context, source.prompt)
     path = sampler.model.__kontext_keys__()['images']
@@ -208,7 +184,7 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
     )
     return _Answered(aux, columns)
 
-  def _write(self, step: int, answered: Sequence['_Answered']) -> None:
+  def _write(self: Any, step: int, answered: Sequence['_Answered']) -> None:
     self.writer.write_step_metrics(
       step=step, aux=_merge(answered), schedules={}, log_summaries=True
     )
@@ -219,29 +195,85 @@ class SamplerEvaluator(kd.evals.EvaluatorBase):
       )
 
 
+def _check(evaluator: Any) -> None:
+  """Raises if fields do not go together."""
+  if evaluator.cache and evaluator.num_batches is None:
+    raise ValueError(
+      'cache=True keeps all batches. Say how many: num_batches=1.'
+    )
+  if evaluator.ds is None:
+    raise ValueError(
+      f'The evaluator {evaluator.name!r} has no dataset. Give it one (ds=...), '
+      'or give the trainer one (eval_ds=...).'
+    )
+
+
 class _Answered(NamedTuple):
   """A batch with answers: what is logged of it, and its texts."""
 
-  aux: kd.train.AuxiliariesState
+  aux: Any
   columns: dict[str, str | list[str]]
 
 
-def _merge(answered: Sequence[_Answered]) -> kd.train.AuxiliariesState:
+def _merge(answered: Sequence[_Answered]) -> Any:
   if not answered:
     raise ValueError('The dataset of a SamplerEvaluator has no batch.')
   return functools.reduce(operator.or_, [part.aux for part in answered])
 
 
-def _read(context: kd.train.Context, path: str) -> str | list[str]:
+def _read(context: Any, path: str) -> str | list[str]:
   return _texts.read(_get(context, path))
 
 
-def _get(context: kd.train.Context, path: str) -> Any:
-  return kontext.get_by_path(context, path)
+def _get(context: Any, path: str) -> Any:
+  return _kauldron().kontext.get_by_path(context, path)
 
 
 def _sharding(prompts: str | list[str]) -> Any:
   """Rows on all devices if they divide among them, or else everywhere."""
   if isinstance(prompts, str) or len(prompts) % jax.device_count():
-    return kd.sharding.REPLICATED
-  return kd.sharding.FIRST_DIM
+    return _kauldron().sharding.REPLICATED
+  return _kauldron().sharding.FIRST_DIM
+
+
+@functools.cache
+def _kauldron() -> Any:
+  try:
+    from kauldron import kd
+  except ModuleNotFoundError as e:
+    if e.name != 'kauldron':
+      raise
+    raise ImportError(
+      "gm.evals.SamplerEvaluator runs in Kauldron's trainer, which is not "
+      "installed: pip install 'gemma[train]'."
+    ) from e
+  return kd
+
+
+@functools.cache
+def _evaluator() -> type:
+  kd = _kauldron()
+  from kauldron.utils import config_util
+
+  base: Any = kd.evals.EvaluatorBase
+  trainer = config_util.ROOT_CFG_REF
+
+  class SamplerEvaluator(Answering, base):
+    __doc__ = Answering.__doc__
+
+    ds: Any = trainer.eval_ds
+    model: Any = trainer.model
+    seed: Any = trainer.seed
+
+    def __post_init__(self) -> None:
+      super().__post_init__()
+      _check(self)
+
+  SamplerEvaluator.__qualname__ = 'SamplerEvaluator'
+  return SamplerEvaluator
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'SamplerEvaluator':
+    return _evaluator()
+  raise AttributeError(f'{__name__} has no {name}.')
