@@ -11,16 +11,27 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 NOTEBOOKS = sorted((ROOT / 'colabs').glob('*.ipynb'))
 
 
-@pytest.mark.slow
-def test_readme_runs(tmp_path):
-  """All Python of the page in order, as one program."""
+def run_page(path, folder):
+  """Runs all Python of a page in order, as one program that writes there."""
   blocks = re.findall(
-    r'^```python\n(.*?)^```', PAGES[0].read_text(), re.DOTALL | re.MULTILINE
+    r'^```python\n(.*?)^```', path.read_text(), re.DOTALL | re.MULTILINE
   )
   assert len(blocks) >= 4
-  code = '\n'.join(blocks).replace('/tmp/mine', str(tmp_path / 'mine'))
-  exec(compile(code, 'README.md', 'exec'), {'__name__': 'readme'})
+  code = '\n'.join(blocks).replace('/tmp/mine', str(folder / 'mine'))
+  exec(compile(code, path.name, 'exec'), {'__name__': path.stem})
+
+
+@pytest.mark.slow
+def test_readme_runs(tmp_path):
+  run_page(PAGES[0], tmp_path)
   assert (tmp_path / 'mine' / 'config.json').exists()
+
+
+@pytest.mark.slow
+def test_training_page_runs(tmp_path):
+  run_page(ROOT / 'docs' / 'training.md', tmp_path)
+  for name in ('run/curves.svg', 'adapter', 'model/config.json'):
+    assert (tmp_path / 'mine' / name).exists()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import sys
 import gemma
 from gemma import gm
 from gemma.cli import _convert
+from gemma.cli import _finetune
 from gemma.cli import _verbs
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     args.run(args)
-  except (ValueError, OSError, ImportError) as e:
+  except (ValueError, KeyError, OSError, ImportError) as e:
     print(_verbs.told(e), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
@@ -71,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
       help='write weights in another layout or dtype',
       description='Writes weights in another layout or dtype; the files of '
       'the tokenizer go with them.',
+    )
+  )
+  _finetune_arguments(
+    verbs.add_parser(
+      'finetune',
+      help='train a model on conversations',
+      description='Trains adapters, or the whole model. The same command goes '
+      'on after any interruption.',
     )
   )
   return parser
@@ -148,3 +157,79 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     '--text-only', action='store_true', help='leave out a vision encoder'
   )
   parser.set_defaults(run=_convert.convert)
+
+
+def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'model',
+    metavar='MODEL',
+    help='a Hugging Face folder, hf://org/name, or Gemma3_Tiny',
+  )
+  parser.add_argument(
+    'data',
+    metavar='DATA',
+    help='conversations, such as lines of {"messages": [{"role": "user", '
+    '"content": ...}, {"role": "assistant", "content": ...}]}',
+  )
+  parser.add_argument(
+    '--out',
+    required=True,
+    metavar='DIR',
+    help='the folder of the run: checkpoints, metrics.csv, curves.svg, and in '
+    'the end adapter or model',
+  )
+  parser.add_argument(
+    '--full', action='store_true', help='train all weights, not adapters'
+  )
+  _numbers(
+    parser,
+    ('rank', 8, 'of the adapters'),
+    ('steps', 300, 'batches to learn from'),
+    ('batch-size', 8, 'rows of a batch'),
+    ('length', 512, 'most tokens of a row'),
+    ('accumulate', 1, 'parts that a batch is taken in, to save memory'),
+    ('save-every', 100, 'steps between checkpoints'),
+    ('seed', 0, 'of the order and of new adapters'),
+  )
+  parser.add_argument(
+    '--learning-rate',
+    type=float,
+    metavar='X',
+    help='the highest; default: 5e-4, with --full 2e-5',
+  )
+  parser.add_argument(
+    '--eval-data',
+    metavar='FILE',
+    help='held-out examples: their loss at each checkpoint, and how many of '
+    'the first 100 are answered exactly right in the end',
+  )
+  parser.add_argument(
+    '--pack',
+    action='store_true',
+    help='put several examples into a row, side by side',
+  )
+  parser.add_argument(
+    '--quantize',
+    choices=('int8', 'int4'),
+    help='round the weights under the adapters, to save memory',
+  )
+  parser.add_argument(
+    '--remat',
+    choices=('none', 'dots', 'full'),
+    default='dots',
+    help='how much is computed again to save memory; default: %(default)s',
+  )
+  parser.set_defaults(run=_finetune.finetune)
+
+
+def _numbers(
+  parser: argparse.ArgumentParser, *numbers: tuple[str, int, str]
+) -> None:
+  for name, default, about in numbers:
+    parser.add_argument(
+      f'--{name}',
+      type=int,
+      default=default,
+      metavar='N',
+      help=f'{about}; default: %(default)s',
+    )

@@ -74,10 +74,32 @@ def summary(args: argparse.Namespace) -> None:
     print(f'\nPicture: {file}')
 
 
+def open_model(path: str, **options: Any) -> gm.Pretrained:
+  """The model of a folder, or the bundled one; shows how far loading is.
+
+  Args:
+    path: A folder, `hf://org/name`, or the name of the bundled model.
+    **options: Those of `gm.from_pretrained`.
+
+  Raises:
+    ValueError: If it is the name of a size whose weights are elsewhere.
+  """
+  if path == BUNDLED:
+    path = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
+  elif path in gm.nn.PRESETS:
+    raise ValueError(
+      f'{path} names an architecture; its weights are not in the package. '
+      'Download them, and give the folder.'
+    )
+  with _progress.bar() as on_progress:
+    return gm.from_pretrained(path, on_progress=on_progress, **options)
+
+
 def told(error: Exception) -> str:
   """An error as one who types it wants to read it, with its notes."""
   notes = getattr(error, '__notes__', [])
-  return ' '.join([f'gemma: {error}', *notes])
+  text = error.args[0] if isinstance(error, KeyError) else error
+  return ' '.join([f'gemma: {text}', *notes])
 
 
 def _opened(file: str) -> list[Any]:
@@ -133,22 +155,12 @@ def _sampler_fields(
   args: argparse.Namespace, *, text_only: bool
 ) -> dict[str, Any]:
   """Model, weights and settings, as keywords of a sampler."""
-  path = args.model
-  if path == BUNDLED:
-    path = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
-  elif path in gm.nn.PRESETS:
-    raise ValueError(
-      f'{path} names an architecture; its weights are not in the package. '
-      'Download them, and give the folder.'
-    )
-  with _progress.bar() as on_progress:
-    model, params, tokenizer = gm.from_pretrained(
-      path,
-      dtype=args.dtype,
-      text_only=text_only,
-      quantize=args.quantize or False,
-      on_progress=on_progress,
-    )
+  model, params, tokenizer = open_model(
+    args.model,
+    dtype=args.dtype,
+    text_only=text_only,
+    quantize=args.quantize or False,
+  )
   if args.adapter:
     lora = gm.ckpts.load_adapter(args.adapter, model=model)
     params = peft.merge_params(params, lora)

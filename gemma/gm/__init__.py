@@ -15,6 +15,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm import math as math
   from gemma.gm import nn as nn
   from gemma.gm import text as text
+  from gemma.gm import training as training
   from gemma.gm import vision as vision
   from gemma.gm._pretrained import Pretrained as Pretrained
   from gemma.gm._pretrained import from_pretrained as from_pretrained

@@ -97,12 +97,17 @@ def linear_cross_entropy(
   """
   rows, targets = hidden.reshape(-1, hidden.shape[-1]), jnp.asarray(targets)
   if chunk is None:
-    chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows.shape[0])))
+    chunk = chunk_of(rows.shape[0])
   if chunk < 1:
     raise ValueError(f'chunk={chunk} is not positive.')
   form = _Form(softcap, z_loss, label_smoothing, min(chunk, table.shape[0]))
   losses = _losses(form, rows, table, scale, targets.reshape(-1))
   return losses.reshape(targets.shape)
+
+
+def chunk_of(rows: int) -> int:
+  """Tokens of the vocabulary that are taken at a time, for so many states."""
+  return max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows)))
 
 
 class _Form(NamedTuple):

@@ -12,6 +12,8 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._cache import LayerKV as LayerKV
   from gemma.gm.nn._config import AttentionType as AttentionType
   from gemma.gm.nn._config import TransformerConfig as TransformerConfig
+  from gemma.gm.nn._estimate import MemoryEstimate as MemoryEstimate
+  from gemma.gm.nn._estimate import estimate_memory as estimate_memory
   from gemma.gm.nn._head import Head as Head
   from gemma.gm.nn._head import head_of as head_of
   from gemma.gm.nn._host import host_tables as host_tables

@@ -1,0 +1,39 @@
+"""The loss of data that is held out."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from gemma.gm.training import _state
+from gemma.gm.training import _step
+
+
+def make_eval(
+  loss: _step.BatchLoss,
+) -> Callable[[_state.TrainState, Iterable[Any]], float]:
+  """A compiled evaluation: `value = evaluate(state, batches)`.
+
+  The value is the mean over all tokens of all batches, whatever their sizes.
+
+  Args:
+    loss: What `make_step` takes; it is given no random key.
+  """
+
+  @jax.jit
+  def of_batch(state: Any, batch: Any) -> Any:
+    return loss(_state.model_params(state), batch, None)
+
+  def evaluate(state: _state.TrainState, batches: Iterable[Any]) -> float:
+    total, count = 0.0, 0.0
+    for batch in batches:
+      mean = of_batch(state.replace(opt_state=None), batch)
+      total, count = total + float(mean.total), count + float(mean.count)
+    if not count:
+      raise ValueError(
+        'No token to evaluate: there are no batches, or no `loss_mask` is True.'
+      )
+    return total / count
+
+  return evaluate
