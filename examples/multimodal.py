@@ -12,7 +12,8 @@ Hardware, time and metric at this size: not measured.
 
 `python examples/multimodal.py --smoke` trains the bundled model to name the
 colours of shapes in German:
-SMOKE
+its loss falls from 11.9 to 0.009 in 40 steps, and a yellow shape is `gelb`. 64
+seconds of CPU time.
 
 The same with adapters and a loop of one's own is `colours.py`.
 """

@@ -11,9 +11,10 @@ Command, from a checkout of the repository, with `pip install 'gemma[train]'`:
 Hardware: as many devices as there are; the batch has to divide among them.
 Time and metric at this size: not measured.
 
-`python examples/sharding.py --smoke` trains the bundled model on made-up pairs;
-its weights are too small to be divided, but for a lower limit:
-SMOKE
+`python examples/sharding.py --smoke` trains the bundled model on made-up pairs,
+with the losses of `seq2seq.py`: 13.0 to 0.005 in 40 steps. Its weights are too
+small to be divided; `tests/test_kauldron_examples.py` divides them. 56 seconds of
+CPU time.
 """
 
 from kauldron import konfig
