@@ -1,5 +1,6 @@
 """Adapters: in the model, folded into the weights, in and out of folders."""
 
+import functools
 import json
 
 from flax import traverse_util
@@ -17,10 +18,12 @@ from gemma.gm.ckpts import _hf_layout
 MODULES = r'^(?!embedder)'  # All that are modules in PEFT.
 
 
-def adapters(params, rank=3, targets=r'^layer_'):
+def adapters(params, rank=3, targets=r'^layer_', per_head=False):
   """Random adapters that change what a model says, float32."""
   key = jax.random.key(0)
-  lora = peft.init_lora(params, rank=rank, rng=key, targets=targets)
+  lora = peft.init_lora(
+    params, rank=rank, rng=key, targets=targets, per_head=per_head
+  )
   rng = np.random.RandomState(0)
   return jax.tree.map(
     lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), 'float32'), lora
@@ -63,7 +66,7 @@ def test_model_uses_adapters_as_if_fused(case):
 
 def test_fuse_lists_what_has_no_weight():
   lora = {'a': jnp.ones((2, 1)), 'b': jnp.ones((1, 2))}
-  with pytest.raises(ValueError, match='without a weight.*far/lora/a'):
+  with pytest.raises(ValueError, match='without a weight.*far/lora'):
     peft.fuse_params({'far': {'lora': lora}})
   w = jnp.ones((2, 3))
   with pytest.raises(ValueError, match=r'does not fit it: a \(2, 1\)'):
@@ -130,12 +133,97 @@ def test_factor_of_peft_goes_into_b(tmp_path):
   same(b, lora[attn]['attn']['q_einsum'][name]['lora']['b'] * 4)
 
 
+def alphas(folder):
+  config = json.loads((folder / 'adapter_config.json').read_text())
+  keys = 'r', 'lora_alpha', 'use_rslora', 'use_dora', 'lora_dropout'
+  return tuple(config[key] for key in keys)
+
+
+def test_factor_of_the_wrapper_is_written_down(tmp_path):
+  """`b` is the same there and here, and so is the factor."""
+  case = cases.GEMMA3
+  lora = adapters(case.params, rank=4)
+  wide = adapters(case.params, rank=9, targets=r'^layer_1/mlp')
+  lora['layer_1']['mlp'] = wide['layer_1']['mlp']
+  for name, fields, expected in (
+    ('a', {'alpha': 6.0}, (9, 13.5, False, False, 0.1)),
+    ('b', {'alpha': 6.0, 'use_rslora': True}, (9, 9.0, True, False, 0.1)),
+    ('c', {}, (9, 9, False, False, 0.1)),
+  ):
+    model = gm.nn.LoRA(rank=4, model=case.model, dropout=0.1, **fields)
+    gm.ckpts.save_adapter(tmp_path / name, model=model, params=lora)
+    assert alphas(tmp_path / name) == expected
+    same(gm.ckpts.load_adapter(tmp_path / name, model=model), lora)
+    plain = gm.ckpts.load_adapter(tmp_path / name, model=case.model)
+    scaled = peft.scale_lora(lora, model.factor)
+    assert jax.tree.structure(plain) == jax.tree.structure(scaled)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), plain, scaled
+    )
+
+
+PARTS = ('q_proj', 'v_proj', 'up_proj')
+
+
+@pytest.mark.parametrize('per_head', [False, True])
+@pytest.mark.parametrize('use_dora', [False, True])
+@pytest.mark.parametrize('case', cases.CASES, ids=str)
+def test_parts_in_folders(case, use_dora, per_head, tmp_path):
+  """Adapters of values alone, of gates alone, per head: PEFT has all."""
+  lora = adapters(case.params, targets=PARTS, per_head=per_head)
+  if use_dora:
+    lora = peft.set_magnitudes(lora, case.params)
+    lora = jax.tree.map(lambda x: x * 1.25, lora)
+  gm.ckpts.save_adapter(tmp_path / 'a', model=case.model, params=lora)
+  tensors = safetensors.numpy.load_file(
+    tmp_path / 'a' / 'adapter_model.safetensors'
+  )
+  assert {name.split('.')[-3 + ('vector' in name)] for name in tensors} <= {
+    *PARTS,
+    *('q_proj', 'k_proj'),
+  }
+  read = gm.ckpts.load_adapter(tmp_path / 'a', model=case.model)
+  if not per_head:
+    same(read, lora)
+  tokens = case.tokens(2, 10)
+  ours, theirs = (
+    case.model.apply(
+      {'params': peft.merge_params(case.params, tree)}, tokens
+    ).logits
+    for tree in (lora, read)
+  )
+  np.testing.assert_allclose(theirs, ours, atol=case.noise)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+  case = cases.GEMMA3
+  lora = adapters(case.params, targets=('q_proj', 'v_proj'))
+  half = dict(lora)
+  half['layer_0'] = peft.set_magnitudes(lora, case.params)['layer_0']
+  save = functools.partial(
+    gm.ckpts.save_adapter, tmp_path / 'a', model=case.model
+  )
+  with pytest.raises(ValueError, match='for all or none.*set_magnitudes'):
+    save(params=half)
+  both = peft.init_lora(
+    case.params, rank=2, rng=jax.random.key(0), targets='layer_0/.*kv_einsum'
+  )
+  with pytest.raises(ValueError, match='twice, for all and a part: layer_0'):
+    save(params=peft.merge_params(both, lora))
+  with pytest.raises(ValueError, match='not NESTED.*gm.nn.unstack_layers'):
+    save(params={'layers_0_7': {'layer_0': lora['layer_0']}})
+  assert not (tmp_path / 'a').exists()
+
+
 def test_what_cannot_be_read_is_refused(tmp_path):
   case, other = cases.CASES[0], cases.GEMMA3
   path = tmp_path / 'a'
   params = adapters(case.params)
   gm.ckpts.save_adapter(path, model=case.model, params=params)
-  with pytest.raises(ValueError, match='more than LoRA.*use_dora.*merge_and'):
+  with pytest.raises(ValueError, match='more than LoRA.*qalora.*merge_and'):
+    gm.ckpts.load_adapter(edited(path, use_qalora=True), model=case.model)
+  edited(path, use_qalora=False)
+  with pytest.raises(ValueError, match='mis-shaped: .*magnitudes None'):
     gm.ckpts.load_adapter(edited(path, use_dora=True), model=case.model)
   edited(path, use_dora=False)
   with pytest.raises(ValueError, match='holds IA3; only LORA'):
@@ -339,8 +427,8 @@ def test_only_the_targets():
   names = traverse_util.flatten_dict(peft.split_params(params).lora, sep='/')
   assert {name.split('/')[1] for name in names} == {'attn', 'mlp'}
   assert not any(name.startswith('layer_0/attn') for name in names)
-  with pytest.raises(ValueError, match="targets='q_proj' matches none of"):
-    wrapped(case, rank=1, targets='q_proj')
+  with pytest.raises(ValueError, match="targets='x_proj' matches none of"):
+    wrapped(case, rank=1, targets='x_proj')
   with pytest.raises(ValueError, match='rank=0 is below 1'):
     wrapped(case, rank=0)
 

@@ -7,7 +7,10 @@ fused weight, E experts, P width of a per-layer input.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any
+
+import jax.numpy as jnp
 
 from gemma.peft import _tree
 
@@ -29,8 +32,21 @@ _EXPERTS = {'gating_einsum': (4, (3,)), 'linear': (3, (1,))}
 # What picks experts or streams: a small error there is a large one later.
 _ROUTERS = 'router_logits', 'modality_router'
 _LEAVES = 'gating_einsum', 'linear'  # Arrays without a module of their own.
-_KERNEL = 'kernel'  # The weight of Flax's own layers.
+KERNEL = 'kernel'  # The weight of Flax's own layers.
 _INTEGERS = '_IntEinsum_'
+SCALE = 'scale'
+# Layers that repeat, in one array each, and the layers of a period.
+_STACK, _LAYER = re.compile(r'layers_(\d+)_(\d+)'), re.compile(r'layer_(\d+)')
+# What Hugging Face calls a weight, or each part of one that is several there.
+_PROJECTIONS = {
+  'q_einsum': ('q_proj',),
+  'k_einsum': ('k_proj',),
+  'kv_einsum': ('k_proj', 'v_proj'),
+  'qkv_einsum': ('q_proj', 'k_proj', 'v_proj'),
+  'attn_vec_einsum': ('o_proj',),
+  'gating_einsum': ('gate_proj', 'up_proj'),
+  'linear': ('down_proj',),
+}
 _MEDIA = (
   'vision_encoder',
   'audio_encoder',
@@ -46,16 +62,25 @@ class Weight:
   Attributes:
     path: Where it is.
     summed: Its axes that are summed over when it is applied.
+    stacked: Whether its first axis counts layers that repeat.
   """
 
   path: Path
   summed: tuple[int, ...]
+  stacked: bool = False
+
+  @property
+  def module(self) -> str:
+    """What it is called: by its own name, or by that of its module."""
+    return _module(self.path)
 
   @property
   def of_experts(self) -> bool:
     """Whether it is one weight of all experts."""
-    module = self.path[-2] if len(self.path) > 1 else ''
-    return module in _EXPERTS and self.summed == _EXPERTS[module][1]
+    if self.path[-1] in _LEAVES or self.module not in _EXPERTS:
+      return False
+    summed = tuple(i - self.stacked for i in self.summed)
+    return summed == _EXPERTS[self.module][1]
 
   def stand_in(self, kind: str) -> Path:
     """The module that stands in for it, as `IntEinsum` does."""
@@ -65,9 +90,30 @@ class Weight:
   @property
   def adapter(self) -> Path:
     """Where its adapter is, `{'a': ..., 'b': ...}`."""
-    if self.path[-1] == _KERNEL:
+    if self.path[-1] == KERNEL:
       return (*self.path[:-1], _tree.LORA)
     return (*self.stand_in('LoRAEinsum'), _tree.LORA)
+
+  def part_adapter(self, name: str) -> Path:
+    """Where the adapter of one of its parts is."""
+    return (*self.path[:-1], f'_LoRAEinsum_{name}', _tree.LORA)
+
+
+def projections(module: str) -> tuple[str, ...]:
+  """What Hugging Face calls the parts of a weight, by Gemma's name for it."""
+  return _PROJECTIONS.get(module, ())
+
+
+def parts(module: str) -> tuple[str, ...]:
+  """The parts of a weight that is several elsewhere; else nothing.
+
+  They are indices of its first axis, and may have an adapter each.
+
+  Args:
+    module: Its name, or that of its module.
+  """
+  names = projections(module)
+  return names if len(names) > 1 else ()
 
 
 def weights(
@@ -88,7 +134,8 @@ def weights(
       yield from weights(value, key, (*path, name))
     elif name == key or name in _LEAVES:
       here = (*path, name)
-      yield Weight(here, _summed(here, value.shape, params))
+      summed = _summed(here, value.shape, params)
+      yield Weight(here, summed, is_stacked(here))
 
 
 def roundable(params: Mapping[str, Any], key: str = 'w') -> Iterator[Weight]:
@@ -111,7 +158,7 @@ def kernels(params: Mapping[str, Any], path: Path = ()) -> Iterator[Weight]:
     here = (*path, name)
     if isinstance(value, Mapping):
       yield from kernels(value, here)
-    elif name == _KERNEL and len(value.shape) in (2, 3):
+    elif name == KERNEL and len(value.shape) in (2, 3):
       heads = here[-2:-1] == ('out',) and len(value.shape) == 3  # NHD
       yield Weight(here, (0, 1) if heads else (0,))
 
@@ -122,10 +169,44 @@ def as_plain(params: Mapping[str, Any]) -> dict[str, Any]:
   for name, value in params.items():
     if name.startswith(_INTEGERS):
       weight = name.removeprefix(_INTEGERS)
-      plain[weight if weight in _LEAVES else 'w'] = value[_KERNEL]
+      plain[weight if weight in _LEAVES else 'w'] = value[KERNEL]
     else:
       plain[name] = as_plain(value) if isinstance(value, Mapping) else value
   return plain
+
+
+def floats(flat: Mapping[Path, Any], path: Path) -> Any:
+  """A weight, or what its integers stand for.
+
+  Args:
+    flat: A tree by its paths.
+    path: Where the weight is, or would be.
+  """
+  where = path[:-1] if path in flat else Weight(path, ()).stand_in('IntEinsum')
+  kernel = flat.get(path, flat.get((*where, KERNEL)))
+  if kernel is None or not jnp.issubdtype(kernel.dtype, jnp.integer):
+    return kernel
+  scale = flat[(*where, SCALE)]
+  wide = kernel.astype(jnp.float32) / scale.astype(jnp.float32)
+  return wide.astype(scale.dtype)
+
+
+def is_stacked(path: Path) -> bool:
+  """Whether what is there has a first axis that counts layers."""
+  return bool(_STACK.fullmatch(path[0]))
+
+
+def unstacked(path: Path, repeats: int) -> list[Path]:
+  """The paths of layers that repeat, from that of their stack.
+
+  `layers_0_5/layer_1/attn` with 3 repeats: layers 1, 3 and 5.
+  """
+  stack, place = _STACK.fullmatch(path[0]), _LAYER.fullmatch(path[1])
+  if stack is None or place is None:
+    raise ValueError(f'{"/".join(path)} is not in a stack of layers.')
+  start, last, first = int(stack[1]), int(stack[2]), int(place[1])
+  layers = range(start + first, last + 1, (last + 1 - start) // repeats)
+  return [(f'layer_{i}', *path[2:]) for i in layers]
 
 
 def without_media(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,17 +218,37 @@ def without_media(params: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def _module(path: Path) -> str:
+  leaf = path[-1] in _LEAVES or len(path) == 1
+  return path[-1] if leaf else path[-2]
+
+
 def _summed(
   path: Path, shape: tuple[int, ...], siblings: Mapping[str, Any]
 ) -> tuple[int, ...]:
+  linear = siblings['linear'].shape if 'linear' in siblings else ()
+  if not is_stacked(path):
+    return _summed_of_layer(path, shape, linear)
+  return tuple(i + 1 for i in _summed_of_layer(path, shape[1:], linear[1:]))
+
+
+def _summed_of_layer(
+  path: Path, shape: tuple[int, ...], linear: tuple[int, ...]
+) -> tuple[int, ...]:
+  """The axes of one layer's weight that are summed over.
+
+  Args:
+    path: Where it is.
+    shape: Its shape.
+    linear: Shape of the weight `linear` beside it; nothing if there is none.
+  """
   name = path[-1]
   if name == 'gating_einsum':
     # CDF, but some sizes store CFD. The weight beside it is FD.
-    beside = siblings.get('linear')
-    same = beside is not None and shape[1:] == beside.shape
+    same = shape[1:] == linear
     return (2,) if same and shape[1] != shape[2] else (1,)
   if name not in _LEAVES:
-    name = path[-2] if len(path) > 1 else name
+    name = _module(path)
     axes, summed = _EXPERTS.get(name, (0, ()))
     if len(shape) == axes:
       return summed

@@ -1,15 +1,9 @@
-"""LoRA adapters in the layout of PEFT, out and in.
+"""LoRA adapters in the layout of PEFT, out and in."""
 
-Axes: r rank, i input and o output of a linear map of Hugging Face, whose weight
-is `[o, i]`, with `lora_A` `[r, i]` and `lora_B` `[o, r]`.
-"""
-
-from collections.abc import Iterator
 from collections.abc import Mapping
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
 import einops
@@ -19,46 +13,34 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gemma import peft
+from gemma.gm.ckpts import _adapter_config as _config
+from gemma.gm.ckpts import _adapter_rows as _rows
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_layout
-from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
-from gemma.peft import _weights
+from gemma.peft import _targets
 
-_CONFIG = 'adapter_config.json'
 _WEIGHTS = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
-_TEXT_TOWER = 'language_model.'  # Where there is another beside it.
-_TEXT_ENDS = '/w', '/gating_einsum', '/linear'
-_VISION_ENDS = ('/kernel',)
-_CONVOLUTION = '/embedding/kernel'
 _PROJECTION = 'mm_input_projection'  # A parameter of theirs, not a module.
-# What PEFT can do beyond `B A`, and what it must be for us to read it.
-_ONLY = {
-  'use_dora': False,
-  'use_qalora': False,
-  'lora_bias': False,
-  'bias': 'none',
-  'modules_to_save': None,
-  'layer_replication': None,
-  'fan_in_fan_out': False,
-}
 
 
 def save_adapter(
   path: str | os.PathLike[str],
   *,
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Mapping[str, Any],
   base: str | None = None,
 ) -> None:
   """Writes the adapters of a model as a folder that PEFT opens.
 
-  The folder appears when it is complete, or not at all.
+  The folder appears when it is complete, or not at all. Magnitudes (DoRA) are
+  written as PEFT has them; adapters that are per head, which it has not, with
+  as many times the rank as there are heads.
 
   ```python
   peft.PeftModel.from_pretrained(transformers_model, path)
@@ -66,49 +48,38 @@ def save_adapter(
 
   Args:
     path: The folder to make.
-    model: The model that the adapters are of.
-    params: Parameters with adapters, or the adapters alone.
+    model: The model that the adapters are of. The factor of a `gm.nn.LoRA` is
+      written down, with that of others it is 1.
+    params: Parameters with adapters, or the adapters alone; NESTED.
     base: The name of the model that they adapt, such as
       `google/gemma-3-1b-it`, for those that look it up.
 
   Raises:
     FileExistsError: If there is something at `path`.
-    ValueError: If there are no adapters, or some do not fit the model.
+    ValueError: If there are no adapters, some do not fit the model, or some
+      have magnitudes and others have none.
   """
-  flat = _tree.leaves(peft.split_params(params).lora)
-  rows = {_place(row): row for row in _linear_rows(model)}
-  found = {path[:-1] for path in flat}
-  problems = [_no_place(path) for path in sorted(found - rows.keys())]
-  tensors: dict[str, np.ndarray] = {}
-  ranks: dict[str, int] = {}
-  for where in sorted(found & rows.keys()):
-    row = rows[where]
-    a, b = (np.asarray(flat.get((*where, x), 0)) for x in 'ab')
-    try:
-      written = _write(row, a, b)
-    except einops.EinopsError:
-      problems.append(f'mis-shaped: {"/".join(where)} a {a.shape} b {b.shape}')
-      continue
-    tower = _tower(row, model)
-    prefix = f'{_PREFIX}model.{tower}'
-    tensors |= {f'{prefix}{name}': x for name, x in written.items()}
-    ranks.update((tower + _module(name), b.shape[0]) for name in row.names)
-  if not found:
-    raise ValueError('params have no adapters: no dict has a key `lora`.')
-  if problems:
+  pairs = _pairs(params, _inner(model))
+  dora = {pair.m is not None for pair in pairs.values()}
+  if len(dora) > 1:
     raise ValueError(
-      'Adapters do not fit the model:\n  ' + '\n  '.join(problems)
+      'Some adapters have a magnitude, others have none, and PEFT has them for '
+      'all or none. Give the others theirs (peft.set_magnitudes).'
     )
+  tensors: dict[str, np.ndarray] = {}
+  for module, pair in pairs.items():
+    tensors |= pair.tensors(f'{_PREFIX}model.{module}')
+  ranks = {module: len(pair.a) for module, pair in pairs.items()}
+  config = _config.config_of(ranks, model, base=base, use_dora=dora == {True})
   with _folders.new_folder(path) as folder:
-    config = _config_of(ranks, base, text_only=not _has_vision(model))
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + '\n')
+    (folder / _config.FILE).write_text(json.dumps(config, indent=2) + '\n')
     safetensors.numpy.save_file(
       tensors, folder / _WEIGHTS, metadata={'format': 'pt'}
     )
 
 
 def load_adapter(
-  path: str | os.PathLike[str], *, model: _transformer.Transformer
+  path: str | os.PathLike[str], *, model: _lora.Model
 ) -> dict[str, Any]:
   """Reads a folder of PEFT.
 
@@ -120,9 +91,10 @@ def load_adapter(
   params = peft.fuse_params(params)  # Or: added to the weights.
   ```
 
-  The factor `lora_alpha / r` of PEFT is put into `b`. Where PEFT adapts two
-  weights that are one here (keys and values, gate and up), their ranks add up,
-  unless they share `a`.
+  The factor of PEFT, `lora_alpha / r`, is put into `b`; of it, the factor that
+  a `gm.nn.LoRA` has itself is left out. Where PEFT adapts two weights that are
+  one here (keys and values, gate and up), they have one adapter if they share
+  `a`, and else one each.
 
   Args:
     path: The folder, or `hf://org/name`.
@@ -133,30 +105,27 @@ def load_adapter(
 
   Raises:
     FileNotFoundError: If there is no such folder, or a file is missing.
-    ValueError: If the adapter does more than LoRA, or does not fit the model;
-      lists all that is in the way.
+    ValueError: If the adapter does more than LoRA or DoRA, or does not fit the
+      model; lists all that is in the way.
   """
   folder = _paths.existing_folder(path)
-  config = _read_config(folder)
+  config = _config.read_config(folder)
   tensors = _read_tensors(folder)
+  inner, factor = _inner(model), _config.factor_of(model)
   out: dict[_tree.Path, Any] = {}
   problems: list[str] = []
-  shapes = _tree.flatten(_shapes.param_shapes(model))
-  for row in _linear_rows(model):
-    pairs = [_take(tensors, _module(name), config) for name in row.names]
-    if not any(pairs):
-      continue
-    weights = jax.eval_shape(row.write, shapes[row.path])
+  shapes = _tree.flatten(_shapes.param_shapes(inner))
+  for whole, *parts in _rows.groups(inner.config):
+    pairs = [_take(tensors, name, config, factor) for name in whole.modules]
+    weights = jax.eval_shape(whole.row.write, shapes[whole.row.path])
     wrong = [
-      f'mis-shaped: {name} {weight.shape}, lora_A {pair[0].shape}, lora_B '
-      f'{pair[1].shape}'
-      for name, weight, pair in zip(row.names, weights, pairs, strict=True)
-      if pair and (pair[1].shape[0], pair[0].shape[1]) != weight.shape
+      _misfit(name, weight, pair)
+      for name, weight, pair in zip(whole.modules, weights, pairs, strict=True)
+      if pair and not _fits(pair, weight.shape, config)
     ]
     problems += wrong
     if not wrong:
-      a, b = _read(row, pairs)
-      out |= {(*_place(row), 'a'): a, (*_place(row), 'b'): b}
+      out |= _read(whole, parts, pairs)
   problems += [f'unknown: {name}' for name in sorted(tensors)]
   if problems:
     raise ValueError(
@@ -166,30 +135,53 @@ def load_adapter(
   return _tree.nest(out)
 
 
-_Pair = tuple[np.ndarray, np.ndarray]  # lora_A, and lora_B with its factor.
+def _inner(model: _lora.Model) -> _transformer.Transformer:
+  return model.model if isinstance(model, _lora.LoRA) else model
 
 
-def _linear_rows(model: _transformer.Transformer) -> Iterator[_hf_row.Row]:
-  """The weights that adapters can be of: those of linear modules."""
-  for row in _hf_layout.table(model.config):
-    vision = _hf_layout.is_media(row.names[0])
-    ends = _VISION_ENDS if vision else _TEXT_ENDS
-    if row.path.endswith(ends) and not row.path.endswith(_CONVOLUTION):
-      yield row
+def _pairs(
+  params: Mapping[str, Any], model: _transformer.Transformer
+) -> dict[str, _rows.Pair]:
+  """The adapters of a tree by the modules of PEFT, with their towers."""
+  groups = [*_rows.groups(model.config)]
+  found = _targets.adapters_in(params)
+  if not found:
+    raise ValueError('params have no adapters: no dict has a key `lora`.')
+  known = {place.path for group in groups for place in group}
+  problems = [_no_place(path) for path in sorted(found.keys() - known)]
+  pairs: dict[str, _rows.Pair] = {}
+  for group in groups:
+    places = [place for place in group if place.path in found]
+    if len(places) > 1 and places[0].part is None:
+      problems.append(f'twice, for all and a part: {"/".join(places[0].path)}')
+    for place in places:
+      lora = {name: np.asarray(x) for name, x in found[place.path].items()}
+      try:
+        written = place.write(lora)
+      except (einops.EinopsError, IndexError, KeyError, ValueError):
+        parts = ' '.join(f'{name} {x.shape}' for name, x in lora.items())
+        problems.append(f'mis-shaped: {"/".join(place.path)} {parts}')
+        continue
+      tower = _tower(place, model)
+      pairs |= {f'{tower}{module}': pair for module, pair in written.items()}
+  if problems:
+    raise ValueError(
+      'Adapters do not fit the model:\n  ' + '\n  '.join(problems)
+    )
+  return pairs
 
 
-def _has_vision(model: _transformer.Transformer) -> bool:
-  return model.config.vision_encoder is not None
-
-
-def _tower(row: _hf_row.Row, model: _transformer.Transformer) -> str:
+def _tower(place: _rows.Place, model: _transformer.Transformer) -> str:
   """What a module is in, if its name does not tell."""
-  text = not _hf_layout.is_media(row.names[0])
-  return _TEXT_TOWER if text and _has_vision(model) else ''
+  text = not _hf_layout.is_media(place.row.names[0])
+  both = text and model.config.vision_encoder is not None
+  return _config.TEXT_TOWER if both else ''
 
 
 def _no_place(path: _tree.Path) -> str:
   name = '/'.join(path)
+  if path[0].startswith('layers_'):
+    return f'not NESTED: {name}. Give gm.nn.unstack_layers(params).'
   if _PROJECTION not in path:
     return f'unknown: {name}'
   return (
@@ -198,135 +190,57 @@ def _no_place(path: _tree.Path) -> str:
   )
 
 
-def _place(row: _hf_row.Row) -> _tree.Path:
-  """Where the adapter of a weight is."""
-  return _weights.Weight(tuple(row.path.split('/')), ()).adapter
+def _take(
+  tensors: dict[str, np.ndarray],
+  module: str,
+  config: Mapping[str, Any],
+  factor: float,
+) -> _rows.Pair | None:
+  """The adapter of a module, with the factor that the model has not."""
+  pair = _rows.take(tensors, module)
+  if pair is None:
+    return None
+  theirs = _config.factor_in(config, module, len(pair.a))
+  return pair._replace(b=pair.b * np.float32(theirs / factor))
 
 
-def _module(name: str) -> str:
-  return name.removesuffix('.weight')
+def _fits(
+  pair: _rows.Pair, shape: tuple[int, ...], config: Mapping[str, Any]
+) -> bool:
+  outputs, inputs = shape
+  lengths = None if pair.m is None else pair.m.shape
+  expected = (outputs,) if config.get('use_dora') else None
+  return (len(pair.b), pair.a.shape[1], lengths) == (outputs, inputs, expected)
 
 
-def _axes(row: _hf_row.Row) -> tuple[str, str]:
-  """How a weight splits its outputs and its inputs, as einops spells it."""
-  weight = (row.pattern or 'o i ->').split(' ->')[0]
-  out, in_ = re.findall(r'\([^)]*\)|\S+', weight)
-  return out, in_
-
-
-def _rearrange(x: np.ndarray, pattern: str, row: _hf_row.Row) -> np.ndarray:
-  sizes = {'n': row.heads} if '(n ' in pattern and row.heads else {}
-  return einops.rearrange(x, pattern, **sizes)
-
-
-def _write(
-  row: _hf_row.Row, a: np.ndarray, b: np.ndarray
-) -> dict[str, np.ndarray]:
-  """The tensors of PEFT from an adapter of ours."""
-  out, in_ = _axes(row)
-  lora_a = _rearrange(a, f'{in_.strip("()")} r -> r {in_}', row)
-  parts = np.moveaxis(b, 1, 0) if len(row.names) > 1 else [b]
-  tensors = {}
-  for name, part in zip(row.names, parts, strict=True):
-    lora_b = _rearrange(part, f'r {out.strip("()")} -> {out} r', row)
-    tensors[f'{_module(name)}.lora_A.weight'] = np.ascontiguousarray(lora_a)
-    tensors[f'{_module(name)}.lora_B.weight'] = np.ascontiguousarray(lora_b)
-  return tensors
+def _misfit(name: str, weight: jax.ShapeDtypeStruct, pair: Any) -> str:
+  lengths = None if pair.m is None else pair.m.shape
+  return (
+    f'mis-shaped: {name} {weight.shape}, lora_A {pair.a.shape}, lora_B '
+    f'{pair.b.shape}, magnitudes {lengths}'
+  )
 
 
 def _read(
-  row: _hf_row.Row, pairs: list[_Pair | None]
-) -> tuple[jax.Array, jax.Array]:
-  """An adapter of ours from those of PEFT; None is one that does nothing."""
-  out, in_ = _axes(row)
-  downs: list[np.ndarray] = []  # Each lora_A once.
-  for pair in pairs:
-    if pair and not any(np.array_equal(pair[0], down) for down in downs):
-      downs.append(pair[0])
-  height = next(pair[1].shape[0] for pair in pairs if pair)
-  parts = []
-  for pair in pairs:
-    ups = [np.zeros((height, len(down)), np.float32) for down in downs]
-    for down, up in zip(downs, ups, strict=True):
-      if pair and np.array_equal(pair[0], down):
-        up[:] = pair[1]
-    up = np.concatenate(ups, axis=1)
-    parts.append(_rearrange(up, f'{out} r -> r {out.strip("()")}', row))
-  lora_a = np.concatenate(downs)
-  a = _rearrange(lora_a, f'r {in_} -> {in_.strip("()")} r', row)
-  b = np.stack(parts, axis=1) if len(parts) > 1 else parts[0]
-  return jnp.asarray(a), jnp.asarray(b)
-
-
-def _take(
-  tensors: dict[str, np.ndarray], module: str, config: Mapping[str, Any]
-) -> _Pair | None:
-  """The adapter of a module, taken out of `tensors`; None if it has none."""
-  names = [f'{module}.lora_{x}.weight' for x in 'AB']
-  if not all(name in tensors for name in names):
-    return None
-  a, b = (tensors.pop(name).astype(np.float32) for name in names)
-  alpha = config['lora_alpha']
-  for pattern, value in (config.get('alpha_pattern') or {}).items():
-    full = re.compile(rf'(.*\.)?({pattern})')
-    if full.fullmatch(module) or full.fullmatch(_TEXT_TOWER + module):
-      alpha = value
-  rank = len(a)
-  return a, b * (alpha / (rank**0.5 if config.get('use_rslora') else rank))
-
-
-def _config_of(
-  ranks: Mapping[str, int], base: str | None, *, text_only: bool
-) -> dict[str, Any]:
-  """What PEFT has to know; its factor `lora_alpha / r` is 1.
-
-  Args:
-    ranks: Rank of each module.
-    base: Name of the model that they adapt.
-    text_only: Whether short names of modules are enough: those of a vision
-      encoder are the same.
-  """
-  rank = max(ranks.values())
-  others = {module: r for module, r in ranks.items() if r != rank}
-  short = {module.rsplit('.', 1)[-1] for module in ranks}
-  layers = {module.split('.')[1] for module in ranks}
-  whole = text_only and len(ranks) == len(short) * len(layers)
+  whole: _rows.Place, parts: list[_rows.Place], pairs: list[_rows.Pair | None]
+) -> dict[_tree.Path, jax.Array]:
+  """The adapter of a weight, or those of its parts."""
+  found = [pair for pair in pairs if pair is not None]
+  if not found:
+    return {}
+  same = len(found) == len(pairs) and all(
+    np.array_equal(pair.a, found[0].a) for pair in found
+  )
+  if same:
+    read = {whole.path: whole.read(found)}
+  else:
+    each = zip(parts, pairs, strict=True)
+    read = {place.path: place.read([pair]) for place, pair in each if pair}
   return {
-    'peft_type': 'LORA',
-    'task_type': 'CAUSAL_LM',
-    'base_model_name_or_path': base,
-    'r': rank,
-    'lora_alpha': rank,
-    'rank_pattern': others,
-    'alpha_pattern': others,
-    'target_modules': sorted(short if whole else ranks),
-    'layers_to_transform': sorted(map(int, layers)) if whole else None,
-    'lora_dropout': 0.0,
-    'bias': 'none',
-    'inference_mode': True,
+    (*path, name): jnp.asarray(x)
+    for path, lora in read.items()
+    for name, x in lora.items()
   }
-
-
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-  file = folder / _CONFIG
-  if not file.exists():
-    raise FileNotFoundError(
-      f'No {_CONFIG} in {folder}. Give the folder of an adapter of PEFT.'
-    )
-  config = json.loads(file.read_text())
-  if (kind := config.get('peft_type')) != 'LORA':
-    raise ValueError(f'{folder} holds {kind}; only LORA can be read.')
-  odd = {
-    key: config[key]
-    for key, value in _ONLY.items()
-    if config.get(key, value) not in (value, [] if value is None else value)
-  }
-  if odd:
-    raise ValueError(
-      f'{folder} has more than LoRA: {odd}. Merge it into its base with PEFT '
-      '(merge_and_unload), and load the result.'
-    )
-  return config
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from gemma.gm.ckpts import _load
 from gemma.gm.ckpts import _quantize
 from gemma.gm.ckpts import _targets
 from gemma.gm.ckpts import _tree
+from gemma.peft import _factors
 
 _State = TypeVar('_State', bound='State')
 
@@ -91,6 +92,8 @@ class LoadCheckpoint:
 class SkipLoRA:
   """Applies a transform to all parameters but those of LoRA adapters.
 
+  Magnitudes (DoRA) become those of the new weights.
+
   ```python
   >>> from gemma import gm
   >>> path = gm.ckpts.CheckpointPath.GEMMA3_4B_IT
@@ -112,6 +115,8 @@ class SkipLoRA:
     """
     base, lora = peft.split_params(state.params)
     new = self.wrapped.transform(state.replace(params=base))
+    if any(path[-1] == _factors.M for path in _tree.leaves(lora)):
+      lora = peft.set_magnitudes(lora, new.params)
     flat = _tree.leaves(new.params) | _tree.leaves(lora)
     return new.replace(params=_refill(state.params, flat))
 

@@ -22,8 +22,10 @@ from gemma.gm.math import _lookup
 from gemma.gm.math import _norm
 from gemma.gm.math import _project
 from gemma.gm.math import _sparsity
+from gemma.gm.nn import _adapters
 from gemma.gm.nn import _config
 from gemma.gm.nn import _weights
+from gemma.peft import _factors
 
 INIT = nn.initializers.normal(stddev=0.01)
 _ONES = nn.initializers.ones
@@ -36,7 +38,8 @@ class Einsum(nn.Module):
   If the parameters have `_IntEinsum_0` in place of the weight, as
   `peft.quantize` puts it there, its integers are used; the adapter in
   `_LoRAEinsum_0`, if there is one, is added. With a `weight_name` of its own,
-  it ends their names in place of the 0.
+  it ends their names in place of the 0. Keys and values, gate and up, which are
+  one weight here, may have an adapter each, as `_LoRAEinsum_v_proj`.
 
   Attributes:
     shape: Shape of the weight.
@@ -54,18 +57,33 @@ class Einsum(nn.Module):
   def __call__(self, eqn: str, x: Float[Array, '...']) -> Float[Array, '...']:
     suffix = _weights.suffix(self.weight_name)
     ints: Any = self.get_variable('params', f'_IntEinsum_{suffix}')
-    if ints is not None:
-      y = _integers.project_integers(eqn, x, **ints, dtype=x.dtype)
-    else:
+    stored = _adapters.Stored(None, ints)
+    if ints is None:
       dtype = jnp.bfloat16 if self.dtype is None else self.dtype
       shape = tuple(self.shape)
       w = self.param(self.weight_name, self.initializer, shape, dtype)
-      y = _project.project(eqn, x, w, x.dtype)
-    y = ad_checkpoint.checkpoint_name(y, PRODUCT)
-    adapter: Any = self.get_variable('params', f'_LoRAEinsum_{suffix}')
-    if adapter is None:
-      return y
-    return y + _weights.apply_adapter(eqn, x, adapter['lora'], x.dtype)
+      stored = _adapters.Stored(w)
+    y = ad_checkpoint.checkpoint_name(stored.project(eqn, x), PRODUCT)
+    for lora, part in self._adapters(suffix):
+      drops = _factors.DROPOUT in lora and self.has_rng('dropout')
+      rng = self.make_rng('dropout') if drops else None
+      y = _adapters.adapt(eqn, y, x, stored, lora, part=part, rng=rng)
+    return y
+
+  def _adapters(self, suffix: str) -> list[tuple[Any, int | None]]:
+    """The adapters in the parameters, and of which part each is."""
+    module = (self.name or '') if suffix == '0' else suffix
+    found = []
+    for name, part in _adapters.places(module, suffix):
+      adapter: Any = self.get_variable('params', name)
+      if adapter:
+        found.append((adapter['lora'], part))
+    if len(found) > 1 and found[0][1] is None:
+      raise ValueError(
+        f'{"/".join(self.path)} has an adapter, and a part of it has one too. '
+        'Keep one of them.'
+      )
+    return found
 
 
 class RMSNorm(nn.Module):

@@ -204,7 +204,7 @@ def scanned(
   scan = nn.scan(
     Period,
     variable_axes={'params': 0},
-    split_rngs={'params': True},
+    split_rngs={'params': True, 'dropout': True},
     in_axes=(0, nn.broadcast, nn.broadcast),
     length=stack.repeats,
   )

@@ -20,8 +20,8 @@ from jaxtyping import UInt32
 import numpy as np
 
 from gemma.gm.nn import _cache
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
-from gemma.gm.nn import _transformer
 from gemma.gm.nn import _weights
 from gemma.gm.text import _album
 from gemma.gm.text import _chunks
@@ -34,7 +34,7 @@ PAD = _state.PAD
 
 
 def prefill(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: _step.Params,
   rows: Sequence[Sequence[int]],
   cache: _cache.KVCache,
@@ -171,7 +171,7 @@ def _fold(key: Key[Array, ''], folds: UInt32[Array, 'B 2']) -> Key[Array, 'B']:
   jax.jit, static_argnums=0, donate_argnames=('cache', 'ahead')
 )
 def _prefill_chunk(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: _step.Params,
   chunk: Int[Array, 'B C'],
   soft_tokens: Float[Array, 'B N S D'] | None,

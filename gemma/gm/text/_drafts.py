@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 from gemma.gm.nn import _lora
-from gemma.gm.nn import _transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class DraftModel:
     num_tokens: Tokens guessed at a time.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   num_tokens: int = 4
 
@@ -64,7 +63,7 @@ class ModelDrafter:
     num_tokens: Tokens guessed at a time.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   num_tokens: int
 
 
@@ -78,16 +77,16 @@ def drafter(draft: Draft | None) -> Drafter | None:
   return draft
 
 
-def free(
-  model: _lora.Model,
-) -> _transformer.Transformer:
+def free(model: _lora.Model) -> _lora.Model:
   """The model, free to return what is asked of it.
 
-  Adapters are in the parameters: what creates them is not needed.
+  Adapters are in the parameters: what creates them is not needed, unless it has
+  a factor for them.
   """
-  if isinstance(model, _lora.LoRA):
-    model = model.model
-  return model.clone(return_last_only=None)
+  if not isinstance(model, _lora.LoRA):
+    return model.clone(return_last_only=None)
+  plain = model.model.clone(return_last_only=None)
+  return plain if model.factor == 1 else model.clone(model=plain)
 
 
 def sees_the_same(draft: _lora.Model, model: _lora.Model) -> bool:

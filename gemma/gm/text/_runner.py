@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
@@ -50,7 +50,7 @@ class Runner:
     prefix_cache: Keeps prompts for later calls.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   params: Mapping[str, Any]
   rules: _step.Rules
   cache_length: int

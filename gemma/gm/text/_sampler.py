@@ -13,7 +13,6 @@ import numpy as np
 
 from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
-from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
 from gemma.gm.text import _calls
 from gemma.gm.text import _decode
@@ -312,7 +311,7 @@ class Sampler:
     return _rules.resolve_tokenizer(self.model, self.tokenizer)
 
   @functools.cached_property
-  def _model(self) -> _transformer.Transformer:
+  def _model(self) -> _lora.Model:
     """The model, free to return what is asked of it."""
     return _drafts.free(self.model)
 

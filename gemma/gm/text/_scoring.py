@@ -19,7 +19,7 @@ from jaxtyping import Int
 import numpy as np
 
 from gemma.gm.nn import _cache
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.nn import _weights
 from gemma.gm.text import _chunks
 from gemma.gm.text import _images
@@ -61,7 +61,7 @@ class Score:
 
 
 def score(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   prompts: _prompt.Prompts,
   *,
@@ -89,9 +89,7 @@ def score(
   ]
 
 
-def _score(
-  row: list[int], logprobs: np.ndarray, model: _transformer.Transformer
-) -> Score:
+def _score(row: list[int], logprobs: np.ndarray, model: _lora.Model) -> Score:
   """The score of a row from what each of its tokens says of the next."""
   tokens, places = _prompt.collapse(row, model)
   values = [
@@ -103,7 +101,7 @@ def _score(
 
 
 def embed(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   prompts: _prompt.Prompts,
   *,
@@ -133,7 +131,7 @@ def embed(
 
 
 def _hidden_states(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   prompts: _prompt.Prompts,
   chunk_length: int,
@@ -156,7 +154,7 @@ def _hidden_states(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames='cache')
 def _next_hidden(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   chunk: Int[Array, 'B C'],
   soft_tokens: Float[Array, 'B N S D'] | None,
@@ -175,7 +173,7 @@ def _next_hidden(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logprobs(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   hidden: Float[Array, 'B C D'],
   targets: Int[Array, 'B C'],

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from jaxtyping import Key
 
 from gemma.gm.nn import _cache
-from gemma.gm.nn import _transformer
+from gemma.gm.nn import _lora
 from gemma.gm.text import _drafts
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
@@ -58,7 +58,7 @@ class Program:
     draft: How tokens are guessed ahead, if they are.
   """
 
-  model: _transformer.Transformer
+  model: _lora.Model
   method: _sampling.SamplingMethod | None = None
   logits_mask: LogitsMask | None = None
   draft: _drafts.Drafter | None = None
@@ -77,7 +77,7 @@ class Prediction(struct.PyTreeNode):
 
 
 def forward(
-  model: _transformer.Transformer,
+  model: _lora.Model,
   params: Params,
   tokens: Int[Array, 'B L'],
   cache: _cache.KVCache,

@@ -20,6 +20,7 @@ from jaxtyping import UInt32
 
 from gemma.gm.math import _attention
 from gemma.gm.math import _mask
+from gemma.peft import _factors
 
 Rng = Key[Array, ''] | UInt32[Array, '2']  # Of either kind of keys.
 
@@ -81,15 +82,26 @@ class Dense(nn.Module):
     def apply(x: Array, kernel: Array, summed: int) -> Array:
       return jnp.tensordot(x, kernel.astype(self.dtype), summed)
 
+    def adapter(x: Array, lora: Any) -> Array:
+      return apply(apply(x, lora['a'], self.num_summed), lora['b'], 1)
+
     kernel = self.param('kernel', init, (*summed, *self.features))
     bias = self.param('bias', self.bias_init, self.features, jnp.float32)
     x = x.astype(self.dtype)
     y = apply(x, kernel, self.num_summed)
-    y += jnp.expand_dims(bias.astype(self.dtype), (0, 1))
     lora: Any = self.get_variable('params', 'lora')
-    if lora is None:
-      return y
-    return y + apply(apply(x, lora['a'], self.num_summed), lora['b'], 1)
+    if lora is not None:
+      layer = _factors.Layer(
+        summed=(*range(self.num_summed),),
+        weight=lambda: kernel,
+        product=lambda x: apply(x, kernel, self.num_summed),
+        adapter=adapter,
+        spread=lambda gain: gain.reshape(1, 1, *self.features),
+      )
+      drops = _factors.DROPOUT in lora and self.has_rng('dropout')
+      rng = self.make_rng('dropout') if drops else None
+      y = _factors.adapt(y, x, lora, layer, rng)
+    return y + jnp.expand_dims(bias.astype(self.dtype), (0, 1))
 
 
 class SelfAttention(nn.Module):
