@@ -13,8 +13,8 @@ Time and metric at this size: not measured.
 
 `python examples/sharding.py --smoke` trains the bundled model on made-up pairs,
 with the losses of `seq2seq.py`: 13.0 to 0.005 in 40 steps. Its weights are too
-small to be divided; `tests/test_kauldron_examples.py` divides them. 56 seconds of
-CPU time.
+small to be divided; `tests/test_kauldron_examples.py` divides them. 56 seconds
+of CPU time.
 """
 
 from kauldron import konfig
