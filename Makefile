@@ -8,13 +8,19 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # The tests of a file share what they compile, so one worker runs them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test check lint fast format golden constraints clean
+# The files with such tests: collecting the others takes longer than that.
+TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
+
+.PHONY: demo test train-test check lint fast format golden constraints clean
 
 demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/dev  ## All tests, those against transformers and the slow ones too.
-	$(PYTEST)
+	$(PYTEST) -m "not kauldron"
+
+train-test: $(VENV)/train  ## The tests that train with Kauldron.
+	$(PYTEST) -m kauldron $(TRAIN_TESTS)
 
 check: lint fast  ## Format, lint, types, and the fast tests.
 
@@ -24,7 +30,7 @@ lint: $(VENV)/test  ## Format, lint and types.
 	$(BIN)/mypy
 
 fast: $(VENV)/test  ## The fast tests alone.
-	$(PYTEST) -m "not slow and not parity"
+	$(PYTEST) -m "not slow and not parity and not kauldron"
 
 format: $(VENV)/test  ## Puts the code in its standard form.
 	$(BIN)/ruff format .
@@ -53,4 +59,8 @@ $(VENV)/test: $(VENV)/core
 
 $(VENV)/dev: $(VENV)/test
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/train: $(VENV)/test
+	$(PIP) -e '.[train]'
 	touch $@

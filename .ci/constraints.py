@@ -11,7 +11,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 # torch is pinned for the parity tests, which run on the first.
-EXTRAS = {'3.11': 'dev', '3.12': 'test', '3.13': 'test'}
+EXTRAS = {'3.11': 'dev,train', '3.12': 'test,train', '3.13': 'test'}
 
 
 def main() -> None:

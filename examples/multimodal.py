@@ -1,175 +1,109 @@
-"""Fine-tunes a model on pictures: it learns to name their colours in German.
+"""Fine-tunes Gemma 3 4B to describe diagrams.
 
-Task: `Welche Farbe?` about a picture of one shape; the answer is one of eight
-German words. LoRA adapters on the text part and on the vision encoder are all
-that is trained.
+Task: `ai2dcaption` of TensorFlow Datasets, pictures and what is in them. A
+prompt is a picture alone.
 
-Command, from a checkout of the repository:
+Command, from a checkout of the repository, with `pip install 'gemma[train]'`:
 
-  python examples/multimodal.py --out /tmp/german
+  python -m kauldron.main --cfg=examples/multimodal.py \
+    --cfg.workdir=/tmp/multimodal
 
-Hardware: 2 CPU cores, no accelerator. Time: 4 minutes, while others used them.
-Metric: 94 % exact answers about 100 held-out pictures; none before.
+Hardware, time and metric at this size: not measured.
 
-Any other model that sees is trained by the same lines: a batch has `tokens`
-with `<start_of_image>` where the picture goes, `images`, and `weights` that say
-which tokens are answers.
+`python examples/multimodal.py --smoke` trains the bundled model to name the
+colours of shapes in German:
+its loss falls from 11.9 to 0.009 in 40 steps, and a yellow shape is `gelb`. 64
+seconds of CPU time.
+
+The same with adapters and a loop of one's own is `colours.py`.
 """
 
-import argparse
-import dataclasses
-import time
-from typing import Any
+from kauldron import konfig
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+with konfig.imports():
+  from kauldron import kd
+  import optax
 
-from gemma import gm
-from gemma import peft
-import pictures
+  from gemma import gm
 
-GERMAN = {
-  'red': 'rot',
-  'green': 'grün',
-  'blue': 'blau',
-  'yellow': 'gelb',
-  'orange': 'orange',
-  'purple': 'lila',
-  'black': 'schwarz',
-  'white': 'weiß',
-}
-QUESTION = 'Welche Farbe?'
-STEPS, SMOKE_STEPS = 150, 2
-ROWS, RANK, RATE = 16, 8, 1e-2
-TESTS, SMOKE_TESTS = 100, 4
-SEED = 0
+MAX_LENGTH = 200
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """Pictures, and questions about them with their answers.
-
-  Attributes:
-    tokens: `int32[rows, length]`, 0 behind the end.
-    images: `uint8[rows, 1, 112, 112, 3]`.
-    weights: 1 for tokens that are to be learned, else 0.
-  """
-
-  tokens: np.ndarray
-  images: np.ndarray
-  weights: np.ndarray
-
-
-def scenes(rng: np.random.Generator, count: int, *, held_out: bool) -> list:
-  """Scenes with one shape, of those held out for tests or of the others."""
-  out: list[pictures.Scene] = []
-  while len(out) < count:
-    looks = [(rng.choice(pictures.SHAPES), rng.choice([*GERMAN]))]
-    scene = pictures.make_scene(rng, looks)
-    if pictures.is_held_out(scene) == held_out:
-      out.append(scene)
-  return out
-
-
-def make_batch(step: int, tokenizer: gm.text.Tokenizer) -> Batch:
-  """The batch of a step, of the seed and the step alone."""
-  rng = np.random.default_rng((SEED, step))
-  chosen = scenes(rng, ROWS, held_out=False)
-  rows, weights = [], []
-  for scene in chosen:
-    parts = [{'type': 'text', 'text': QUESTION}, {'type': 'image'}]
-    user = {'role': 'user', 'content': parts}
-    answer = {'role': 'model', 'content': german(scene)}
-    prompt = gm.text.encode_chat(tokenizer, [user])
-    whole = gm.text.encode_chat(
-      tokenizer, [user, answer], add_generation_prompt=False
-    )[:-1]  # Up to and with the end of the turn.
-    rows.append(whole)
-    weights.append([0] * len(prompt) + [1] * (len(whole) - len(prompt)))
-  length = 32  # One program for all batches.
-  return Batch(
-    np.array([row + [0] * (length - len(row)) for row in rows], np.int32),
-    pictures.pixels(chosen)[:, None],
-    np.array([row + [0] * (length - len(row)) for row in weights], np.float32),
+def get_config():
+  """The trainer."""
+  return kd.train.Trainer(
+    seed=42,
+    # Data.
+    train_ds=dataset(training=True, batch_size=32),
+    # Model.
+    model=gm.nn.Gemma3_4B(tokens='batch.input', images='batch.image'),
+    init_transform=gm.ckpts.LoadCheckpoint(
+      path=gm.ckpts.CheckpointPath.GEMMA3_4B_IT
+    ),
+    # Training.
+    num_train_steps=10_000,
+    train_losses={
+      'xentropy': kd.losses.SoftmaxCrossEntropyWithIntLabels(
+        logits='preds.logits', labels='batch.target', mask='batch.loss_mask'
+      )
+    },
+    train_summaries={
+      'image': kd.summaries.ShowImages(
+        images='batch.image', num_images=5, rearrange='... 1 h w c -> ... h w c'
+      )
+    },
+    optimizer=optax.adafactor(learning_rate=1e-3),
+    checkpointer=kd.ckpts.Checkpointer(save_interval_steps=500),
+    # Evaluation.
+    evals={
+      'test': kd.evals.Evaluator(
+        run=kd.evals.EveryNSteps(1000),
+        ds=dataset(training=False, batch_size=4),
+      ),
+      'sampling': gm.evals.SamplerEvaluator(
+        run=kd.evals.EveryNSteps(1000),
+        max_new_tokens=50,
+        num_batches=3,
+        ds=dataset(training=False, sampling=True),
+        summaries={'image': kd.summaries.ShowImages(images='batch.image')},
+      ),
+    },
   )
 
 
-def german(scene: pictures.Scene) -> str:
-  """The colour of the one shape."""
-  return GERMAN[scene.things[0].colour]
-
-
-def make_step(
-  model: gm.nn.Transformer, base: Any, optimizer: optax.GradientTransformation
-) -> Any:
-  """One step of training; `base` stays as it is."""
-
-  def loss(lora: Any, batch: Batch) -> jax.Array:
-    params = peft.merge_params(base, lora)
-    out = model.apply({'params': params}, batch.tokens, images=batch.images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      out.logits[:, :-1], batch.tokens[:, 1:]
-    )
-    weights = batch.weights[:, 1:]
-    return jnp.sum(losses * weights) / jnp.sum(weights)
-
-  @jax.jit
-  def step(lora: Any, state: Any, batch: Batch) -> tuple[Any, Any, jax.Array]:
-    value, grads = jax.value_and_grad(loss)(lora, batch)
-    updates, state = optimizer.update(grads, state, lora)
-    return optax.apply_updates(lora, updates), state, value
-
-  return step
-
-
-def test(
-  model: gm.nn.Transformer, params: Any, tokenizer: Any, count: int
-) -> float:
-  """Share of held-out pictures whose colour is named exactly."""
-  sampler = gm.text.ChatSampler(
-    model=model, params=params, tokenizer=tokenizer, max_out_length=16
+def dataset(*, training, sampling=False, batch_size=None):
+  """Rows to train on and to test on, or texts for a sampler."""
+  return kd.data.py.Tfds(
+    name='ai2dcaption',
+    split='llava_15' if training else 'test',
+    shuffle=training,
+    num_epochs=None if training else 1,
+    batch_size=batch_size,
+    num_workers=4,
+    transforms=[
+      kd.data.Elements(keep=['image', 'caption']),
+      # The prompt is a picture, and nothing else.
+      kd.data.AddConstants(values={'prompt': '<start_of_image>'}),
+      gm.data.Seq2SeqTask(
+        in_prompt='prompt',
+        in_response='caption',
+        out_input='input',
+        out_target='target',
+        out_target_mask='loss_mask',
+        tokenizer=gm.text.Gemma3Tokenizer(),
+        max_length=None if sampling else MAX_LENGTH,
+        truncate=True,
+        sampling=sampling,
+      ),
+      # Pictures of a batch have one size; a row may have several.
+      kd.data.py.Resize(key='image', size=(800, 800)),
+      kd.data.Rearrange(key='image', pattern='... h w c -> ... 1 h w c'),
+      kd.data.Cast(key='image', dtype='uint8'),
+    ],
   )
-  chosen = scenes(np.random.default_rng(SEED), count, held_out=True)
-  right = [
-    sampler.chat(QUESTION, images=pictures.draw(scene)) == german(scene)
-    for scene in chosen
-  ]
-  return sum(right) / count
-
-
-def main() -> None:
-  """Trains, tests, and saves the adapters for PEFT."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--out', help='Folder for the adapters.')
-  parser.add_argument('--smoke', action='store_true', help='A few steps only.')
-  args = parser.parse_args()
-  steps, tests = (SMOKE_STEPS, SMOKE_TESTS) if args.smoke else (STEPS, TESTS)
-  model, base, tokenizer = gm.from_pretrained(
-    gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
-  )
-  lora = peft.init_lora(
-    base,
-    rank=RANK,
-    rng=jax.random.key(SEED),
-    targets=['attn', 'mlp', 'MultiHeadDotProductAttention'],
-  )
-  optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps))
-  step, state = make_step(model, base, optimizer), optimizer.init(lora)
-  print(f'before: {test(model, base, tokenizer, tests):.0%} right')
-  start = time.time()
-  for i in range(steps):
-    lora, state, loss = step(lora, state, make_batch(i, tokenizer))
-    if i % 10 == 0 or i == steps - 1:
-      print(f'step {i} loss {loss:.4f} {time.time() - start:.0f} s', flush=True)
-  params = peft.merge_params(base, lora)
-  print(f'after: {test(model, params, tokenizer, tests):.0%} right')
-  if args.out:
-    gm.ckpts.save_adapter(args.out, model=model, params=params)
-    print(args.out)
 
 
 if __name__ == '__main__':
-  main()
+  import smoke
+
+  smoke.main(get_config(), rows='pictures', prompt='<start_of_image>')

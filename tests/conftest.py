@@ -52,6 +52,15 @@ def _forget_programs():
   jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def _trainers_put_anything_into_trees(request):
+  """Shapes, shardings, names: types that no field of a tree has."""
+  used = request.node.get_closest_marker('kauldron') is not None
+  jaxtyping.config.update('jaxtyping_disable', used)
+  yield
+  jaxtyping.config.update('jaxtyping_disable', False)
+
+
 @pytest.fixture(scope='session')
 def tiny():
   """The bundled model, its weights and its tokenizer."""

@@ -175,6 +175,7 @@ def pipeline(path, **options):
   return gm.data.Parquet(path=path, **{**fields, **options})
 
 
+@pytest.mark.kauldron
 def test_pipeline_of_kauldron(tmp_path):
   write_parquet(tmp_path / 'a.parquet', ROWS[:3])
   write_parquet(tmp_path / 'b.parquet', ROWS[3:])
@@ -199,6 +200,7 @@ def test_pipeline_of_kauldron(tmp_path):
   assert ds.element_spec['input'].shape == (2, 24)
 
 
+@pytest.mark.kauldron
 def test_pipeline_of_kauldron_is_shuffled(tmp_path):
   write_parquet(tmp_path / 'a.parquet', [{'a': i} for i in range(20)])
   path = str(tmp_path / 'a.parquet')
@@ -211,6 +213,7 @@ def test_pipeline_of_kauldron_is_shuffled(tmp_path):
   assert sorted(order(shuffle=True)) == [*range(20)]
 
 
+@pytest.mark.kauldron
 def test_pipeline_in_a_config(tmp_path):
   """As configs of Kauldron have it: resolved from names."""
   pytest.importorskip('kauldron')
@@ -240,6 +243,7 @@ def test_pipeline_in_a_config(tmp_path):
   assert batch['prompt'].shape == (2, 8)
 
 
+@pytest.mark.kauldron
 def test_transforms_in_grain():
   grain = pytest.importorskip('grain.python')
   rows = [{'a': [i, i]} for i in range(8)]

@@ -82,7 +82,7 @@ def test_tiny_model_benchmark(text):
 
 
 def test_training_with_pictures(tmp_path):
-  out = run('examples/multimodal.py', '--smoke', '--out', tmp_path / 'a')
+  out = run('examples/colours.py', '--smoke', '--out', tmp_path / 'a')
   assert 'step 1 loss' in out
   assert 'after: ' in out
   lora = gm.ckpts.load_adapter(tmp_path / 'a', model=gm.nn.Gemma3_Tiny())

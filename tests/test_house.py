@@ -18,6 +18,7 @@ ROOMS = (
   'data',
   'losses',
   'training',
+  'evals',
   '_pretrained',
 )
 HEAVY = (
@@ -108,8 +109,9 @@ def test_names_are_those_of_the_modules_behind_the_door():
   """Every name of every room can be reached."""
   from gemma import gm
 
-  doors = [name for name in ROOMS if not name.startswith('_')]
-  for room in (gm, *(getattr(gm, name) for name in doors)):
+  # What is behind that of `evals` is made when Kauldron is there.
+  doors = {name for name in ROOMS if not name.startswith('_')} - {'evals'}
+  for room in (gm, *(getattr(gm, name) for name in sorted(doors))):
     for name in dir(room):
       if not name.startswith('_'):
         getattr(room, name)

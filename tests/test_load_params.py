@@ -34,7 +34,7 @@ def test_written_by_others(name):
   equal(gm.ckpts.load_params(folder), make_golden_checkpoints.params())
 
 
-@pytest.mark.parity
+@pytest.mark.kauldron
 @pytest.mark.filterwarnings('default')  # It has its own.
 def test_written_by_the_installed_trainer(tmp_path):
   pytest.importorskip('kauldron')

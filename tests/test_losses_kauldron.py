@@ -9,6 +9,7 @@ import pytest
 import cases
 from gemma import gm
 
+pytestmark = pytest.mark.kauldron
 pytest.importorskip('kauldron')
 
 CASE = cases.NAMED['gemma1_mqa']

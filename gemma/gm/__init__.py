@@ -10,6 +10,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma import peft as peft
   from gemma.gm import ckpts as ckpts
   from gemma.gm import data as data
+  from gemma.gm import evals as evals
   from gemma.gm import losses as losses
   from gemma.gm import math as math
   from gemma.gm import nn as nn

@@ -16,10 +16,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Key
+from jaxtyping import UInt32
 
 from gemma.gm.math import _attention
 from gemma.gm.math import _mask
 from gemma.peft import _factors
+
+Rng = Key[Array, ''] | UInt32[Array, '2']  # Of either kind of keys.
 
 _EPS = 1e-6
 _XAVIER = nn.initializers.xavier_uniform()
@@ -73,7 +76,7 @@ class Dense(nn.Module):
     summed = x.shape[x.ndim - self.num_summed :]
     matrix = math.prod(summed), math.prod(self.features)
 
-    def init(key: Key[Array, ''], shape: Sequence[int]) -> Array:
+    def init(key: Rng, shape: Sequence[int]) -> Array:
       return self.kernel_init(key, matrix, jnp.float32).reshape(shape)
 
     def apply(x: Array, kernel: Array, summed: int) -> Array:

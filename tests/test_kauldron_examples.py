@@ -1,0 +1,118 @@
+"""Each published example trains, with the bundled model and rows made here.
+
+Nothing of a config is changed but for what `examples/smoke.py` swaps.
+"""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.kauldron
+pytest.importorskip('kauldron')
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Example, its rows, steps, and which share of its first loss may be left.
+EXAMPLES = {
+  'seq2seq': ('translations', 4, 0.8),
+  'sharding': ('translations', 4, 0.8),
+  'lora': ('translations', 24, 0.97),  # Adapters begin at zero.
+  'multimodal': ('pictures', 4, 0.8),
+  'classification': ('sentences', 4, 0.9),
+  'dpo': ('preferences', 4, 0.95),
+  'npo': ('questions', 4, 0.8),
+}
+
+
+@pytest.fixture(scope='module')
+def smoke():
+  """The module that the examples share."""
+  sys.path.insert(0, str(ROOT / 'examples'))
+  yield importlib.import_module('smoke')
+  sys.path.remove(str(ROOT / 'examples'))
+
+
+def small(smoke, name):
+  """The config of an example, small."""
+  rows, steps, _ = EXAMPLES[name]
+  config = importlib.import_module(name).get_config()
+  return smoke.tiny(config, rows=rows, steps=steps)
+
+
+def check(name, values):
+  _, steps, share = EXAMPLES[name]
+  losses = values['train/losses/total']
+  assert len(losses) == steps + 1
+  assert np.all(np.isfinite(losses))
+  assert losses[-1] < share * losses[0]
+
+
+@pytest.mark.parametrize('name', ['lora', 'classification', 'dpo', 'npo'])
+def test_example_learns(smoke, name, tmp_path):
+  cfg = small(smoke, name)
+  cfg.evals = {}
+  run = smoke.train(cfg, tmp_path)
+  check(name, run.values)
+  if name in ('dpo', 'npo'):  # Both begin as the same model: ln 2.
+    assert run.values['train/losses/total'][0] == pytest.approx(
+      0.6931, abs=2e-3
+    )
+
+
+def test_weights_are_divided_among_devices(smoke, tmp_path):
+  """As `sharding.py` asks, for weights of any size."""
+  cfg = small(smoke, 'sharding')
+  cfg.evals = {}
+  cfg.sharding.params.min_size_to_shard_mb = 0
+  run = smoke.train(cfg, tmp_path)
+  check('sharding', run.values)
+  table = run.params['embedder']['input_embedding']
+  count = jax.device_count()
+  assert table.addressable_shards[0].data.size * count == table.size
+
+
+def test_evaluators(smoke, tmp_path):
+  run = smoke.train(small(smoke, 'seq2seq'), tmp_path)
+  check('seq2seq', run.values)
+  [test] = run.values['test/losses/xentropy']
+  assert test < run.values['train/losses/xentropy'][0]
+  [file] = (tmp_path / 'sampling').glob('*.jsonl')
+  assert file.name == 'samples_00000004.jsonl'
+  assert len(file.read_text().splitlines()) == 1
+
+
+def test_pictures(smoke, tmp_path):
+  cfg = small(smoke, 'multimodal')
+  del cfg.evals['test']
+  run = smoke.train(cfg, tmp_path)
+  check('multimodal', run.values)
+  [file] = (tmp_path / 'sampling').glob('*.jsonl')
+  lines = file.read_text().splitlines()
+  assert len(lines) == 3
+  assert all('<start_of_image>' in line for line in lines)
+
+
+def test_command_of_the_examples(tmp_path):
+  """The command in their headers finds a config and everything it names."""
+  command = f"""
+import sys
+from absl import flags
+from kauldron import konfig, main
+sys.argv = ['main', '--cfg=examples/seq2seq.py', '--cfg.workdir={tmp_path}']
+main._flags_parser(sys.argv)
+trainer = konfig.resolve(main._CONFIG.value)
+print(type(trainer.model).__name__, trainer.workdir, trainer.num_train_steps)
+"""
+  out = subprocess.run(
+    [sys.executable, '-c', command],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert out.returncode == 0, out.stderr
+  assert out.stdout.split() == ['Gemma3_4B', str(tmp_path), '10000']
