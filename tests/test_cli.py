@@ -108,7 +108,7 @@ def test_chat_that_thinks(capsys, monkeypatch, tmp_path):
     (['sample', '/no/such', 'x'], 'No folder /no/such'),
     (['summary', 'Gemma9_1T'], 'No folder'),
     (['convert', '/no/such', 'new'], 'No folder /no/such'),
-    (['convert', 'gs://a/b', 'new'], 'is remote'),
+    (['convert', 'gs://a/b', 'new'], 'gs://a/b'),
     (['sample', 'x', '--temperature', '-1'], 'temperature=-1'),
   ],
 )

@@ -194,6 +194,7 @@ def test_kauldron_finds_its_inputs():
     'images': None,
     'positions': None,
     'attention_mask': None,
+    'segment_ids': None,
   }
 
 
