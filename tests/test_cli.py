@@ -78,6 +78,7 @@ def test_answer_cut_short_says_so(capsys, monkeypatch):
   assert 'cut short: length' in err
 
 
+@pytest.mark.slow
 def test_chat_that_thinks(capsys, monkeypatch, tmp_path):
   """With a folder of Gemma 4; the bundled model does not know how."""
   case = next(c for c in cases.CASES if c.name == 'gemma4_per_layer')

@@ -35,6 +35,7 @@ def chat_of(folder):
   )
 
 
+@pytest.mark.slow
 def test_chat(capsys, monkeypatch, folder):
   """Images go with the first prompt, or with the next one."""
   cat, dog = folder / 'cat.png', folder / 'my dog.png'
@@ -56,6 +57,7 @@ def test_chat(capsys, monkeypatch, folder):
   assert [text for text in said if text] == [text.strip() for text in answers]
 
 
+@pytest.mark.slow
 def test_chat_without_its_eyes(capsys, monkeypatch, folder):
   lines = f'/image {folder}/cat.png\nWho?\nAnd?\n'
   monkeypatch.setattr('sys.stdin', io.StringIO(lines))

@@ -6,6 +6,7 @@ import re
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'adapters.md'
 
 
+@pytest.mark.slow
 def test_page_runs():
   """All Python of the page in order, as one program."""
   blocks = re.findall(r'^```python\n(.*?)^```', PAGE.read_text(), re.S | re.M)

@@ -228,6 +228,7 @@ def test_magnitudes_need_weights():
     peft.init_lora(shapes, rank=2, rng=jax.random.key(0), use_dora=True)
 
 
+@pytest.mark.slow
 def test_loaded_weights_bring_their_magnitudes(tiny):
   """`SkipLoRA` fills in weights that `init` did not know."""
   model = gm.nn.LoRA(rank=2, model=gm.nn.Gemma3_Tiny(), use_dora=True)

@@ -45,6 +45,7 @@ def test_tables_stay_in_host_memory(case):
 
 
 @pytest.mark.skipif(OLD, reason='needs JAX 0.10')
+@pytest.mark.slow
 def test_tables_are_read_into_host_memory(tmp_path):
   case = cases.NAMED['gemma4_per_layer']
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
@@ -169,6 +170,7 @@ def test_e2b_is_in_e4b():
   assert shapes == _shapes.param_shapes(small)
 
 
+@pytest.mark.slow
 def test_a_slice_is_the_whole_with_the_rest_at_zero():
   """Narrower layers; a layer that is left out may as well do nothing."""
   case = cases.NAMED['gemma3n']

@@ -51,6 +51,7 @@ def test_rings_forget_until_a_prefix_is_seen_twice(plain):
   assert hits[1:4] == [40, 40, 40 + 3]
 
 
+@pytest.mark.slow
 def test_whole_prompt_but_its_last_token(sampler):
   """That one is computed: what follows is predicted from it."""
   short = PREFIX[:5]  # Rings have not wrapped.

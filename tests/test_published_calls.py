@@ -71,6 +71,7 @@ def test_tokenizer_notebook():
   assert tokenizer.decode(ids) == '<my_other_tag>'
 
 
+@pytest.mark.slow
 def test_multimodal_notebook():
   model = gm.nn.Gemma3_Tiny()
   params = gm.ckpts.load_params(gm.ckpts.CheckpointPath.GEMMA3_TINY_IT)

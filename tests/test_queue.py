@@ -33,6 +33,7 @@ def sampler():
   )
 
 
+@pytest.mark.slow
 def test_queue_equals_one_by_one(sampler, prompts):
   """With methods of their own, penalties, stop tokens, full caches."""
   methods = [METHODS[i % 4] for i in range(COUNT)]

@@ -32,6 +32,7 @@ def test_logits_are_those_of_each_alone(case):
 
 
 @ALL
+@pytest.mark.slow
 def test_gradients_are_those_of_all_together(case):
   rows, tokens, ids = packed(case)
 

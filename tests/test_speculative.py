@@ -142,6 +142,7 @@ def toy():
   ],
   ids=['random', 'top-k', 'penalties'],
 )
+@pytest.mark.slow
 def test_guesses_leave_the_distribution_as_it_is(toy, sampling):
   """Counts of pairs of tokens differ by chance only, with either draft."""
   fields = {'cache_length': 8, 'max_out_length': 3, 'max_batch_size': ROWS}

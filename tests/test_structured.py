@@ -57,6 +57,7 @@ def test_one_batch_or_many_have_the_form(sampler, schema):
   assert few.sample(PROMPTS, **fields) == out.text
 
 
+@pytest.mark.slow
 def test_with_penalties_and_stop_tokens_of_ones_own(sampler):
   sampling = gm.text.Chain(RANDOM, gm.text.Penalties(frequency=2.0))
   digits = [sampler.codec.encode(d) for d in '56789']
@@ -85,6 +86,7 @@ def test_mask_of_a_users_own(sampler):
   assert alone == out.text[2]
 
 
+@pytest.mark.slow
 def test_mask_that_leaves_nothing_ends_the_row(sampler):
   def three(tokens, count):
     return jnp.ones(2048, bool) & (count < 8)
