@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import pytest
+
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'adapters.md'
 
 
