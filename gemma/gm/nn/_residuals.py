@@ -53,18 +53,15 @@ def activation_bytes(
 
 def _can_stack(params: Any, model: _transformer.Transformer) -> bool:
   """Whether layers that repeat have the same parameters: adapters may not."""
-  kinds = [
-    {
-      tuple(
-        str(jax.tree.map(jnp.shape, params[f'layer_{i}']))
-        for i, _, at in stack.layers()
-        if at == place
-      )
-      for place in range(len(stack.specs))
-    }
+
+  def shapes(i: int) -> str:
+    return str(jax.tree.map(jnp.shape, params[f'layer_{i}']))
+
+  return all(
+    shapes(i) == shapes(stack.start + place)
     for stack in _scan.stacks(model.config)
-  ]
-  return all(len({*same}) == 1 for stack in kinds for same in stack)
+    for i, _, place in stack.layers()
+  )
 
 
 @functools.lru_cache(maxsize=64)
