@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 import dataclasses
-import html
 
 from gemma.gm.nn import _config
 from gemma.gm.nn import _summary
+from gemma.gm.nn import _svg
 
 _WIDTH, _MARGIN = 810, 30
 _STACK_X, _STACK_WIDTH = 40, 260
@@ -28,14 +28,7 @@ class _Box:
   color: str
 
 
-class Svg(str):
-  """SVG text that a notebook shows as a picture."""
-
-  def _repr_svg_(self) -> str:
-    return str(self)
-
-
-def picture(summary: _summary.Summary) -> Svg:
+def picture(summary: _summary.Summary) -> _svg.Svg:
   """Draws a model, tokens at the bottom and logits at the top.
 
   Args:
@@ -50,12 +43,12 @@ def picture(summary: _summary.Summary) -> Svg:
   right = _block(config, layers[-1])
   height = 2 * _MARGIN + 40 + max(_height(left, layers), 13 * (_BOX + _GAP))
   parts = [
-    _text(_STACK_X, 34, summary.name, size=20, weight='bold'),
-    _text(_STACK_X, 56, f'{summary.size:,} parameters', size=13),
+    _svg.text(_STACK_X, 34, summary.name, size=20, weight='bold'),
+    _svg.text(_STACK_X, 56, f'{summary.size:,} parameters', size=13),
     *_draw_stack(left, layers, height - _MARGIN),
     *_draw_block(right, height - _MARGIN),
   ]
-  return Svg(
+  return _svg.Svg(
     f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" '
     f'height="{height}" viewBox="0 0 {_WIDTH} {height}" '
     'font-family="Helvetica, Arial, sans-serif">\n'
@@ -148,7 +141,7 @@ def _draw_stack(
     count = layers.count(spec)
     text = _summary.describe(spec).split(',')[0].replace(' layer', '')
     window = '' if spec.window is None else f' {spec.window:,}'
-    yield _text(
+    yield _svg.text(
       _STACK_X + _STACK_WIDTH + 8,
       middle + bar / 2 + 4,
       f'{count} x {text}{window}',
@@ -164,7 +157,9 @@ def _draw_block(boxes: list[_Box], bottom: float) -> Iterable[str]:
   x, y = _BLOCK_X + 24, bottom - 30
   middle = x + _BLOCK_WIDTH / 2
   side, start = _BLOCK_X + 6, y
-  yield _text(_BLOCK_X, bottom, 'inside one layer, from the bottom up', size=12)
+  yield _svg.text(
+    _BLOCK_X, bottom, 'inside one layer, from the bottom up', size=12
+  )
   for box in boxes:
     top = y - _GAP - (_BOX if box.text != '+' else 20)
     yield _line(middle, y, middle, y - _GAP)
@@ -186,7 +181,7 @@ def _rect(
   fill = _COLORS[color]
   label = ''
   if text:
-    label = _text(
+    label = _svg.text(
       x + width / 2, y + height / 2 + 4, text, size=12, anchor='middle'
     )
   return (
@@ -195,30 +190,12 @@ def _rect(
   )
 
 
-def _text(
-  x: float,
-  y: float,
-  text: str,
-  *,
-  size: int,
-  weight: str = 'normal',
-  anchor: str = 'start',
-) -> str:
-  return (
-    f'<text x="{x:g}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
-    f'text-anchor="{anchor}" fill="#222">{html.escape(text)}</text>'
-  )
-
-
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-  return (
-    f'<line x1="{x1:g}" y1="{y1:.1f}" x2="{x2:g}" y2="{y2:.1f}" '
-    'stroke="#555" stroke-width="1.2"/>'
-  )
+  return _svg.line(x1, y1, x2, y2, '#555', width=1.2)
 
 
 def _circle(x: float, y: float) -> str:
-  plus = _text(x, y + 5, '+', size=15, anchor='middle')
+  plus = _svg.text(x, y + 5, '+', size=15, anchor='middle')
   return (
     f'<circle cx="{x:g}" cy="{y:.1f}" r="10" fill="white" stroke="#555"/>{plus}'
   )

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import html
 import math
 
-from gemma.gm.nn import _picture
+from gemma.gm.nn import _svg
 from gemma.gm.training import _metrics
 
-Svg = _picture.Svg
+Svg = _svg.Svg
 Points = list[tuple[float, float]]  # Step, value.
 
 _WIDTH, _HEIGHT = 400, 230  # Of a chart, with what is around it.
@@ -103,14 +102,14 @@ def _chart(
   ys = _ticks(min(values), max(values))
   across = _Scale(xs, _LEFT, _WIDTH - _RIGHT)
   up = _Scale(ys, _HEIGHT - _BOTTOM, _TOP)
-  yield _text(_LEFT, 20, title.replace('_', ' '), size=13, weight='bold')
+  yield _svg.text(_LEFT, 20, title.replace('_', ' '), size=13, weight='bold')
   for y in ys:
-    yield _line(_LEFT, up(y), _WIDTH - _RIGHT, up(y), '#e4e4e4')
-    yield _text(_LEFT - 6, up(y) + 4, _label(y, ys), size=11, anchor='end')
+    yield _svg.line(_LEFT, up(y), _WIDTH - _RIGHT, up(y), '#e4e4e4')
+    yield _svg.text(_LEFT - 6, up(y) + 4, _label(y, ys), size=11, anchor='end')
   for x in xs:
     label = _label(x, xs)
-    yield _text(across(x), _HEIGHT - 12, label, size=11, anchor='middle')
-  yield _line(_LEFT, up(ys[0]), _WIDTH - _RIGHT, up(ys[0]), '#888')
+    yield _svg.text(across(x), _HEIGHT - 12, label, size=11, anchor='middle')
+  yield _svg.line(_LEFT, up(ys[0]), _WIDTH - _RIGHT, up(ys[0]), '#888')
   for i, (name, line) in enumerate(lines.items()):
     color = _COLORS[i % len(_COLORS)]
     if len(line) > _FEW:
@@ -162,8 +161,10 @@ def _label(value: float, ticks: Sequence[float]) -> str:
 def _legend(i: int, name: str, color: str) -> Iterator[str]:
   y = _TOP + 10 + 16 * i
   end = _WIDTH - _RIGHT
-  yield _line(end - 18, y, end, y, color, width=2.5)
-  yield _text(end - 24, y + 4, name.replace('_', ' '), size=11, anchor='end')
+  yield _svg.line(end - 18, y, end, y, color, width=2.5)
+  yield _svg.text(
+    end - 24, y + 4, name.replace('_', ' '), size=11, anchor='end'
+  )
 
 
 def _polyline(
@@ -183,27 +184,3 @@ def _polyline(
 
 def _dot(x: float, y: float, color: str) -> str:
   return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"/>'
-
-
-def _line(
-  x1: float, y1: float, x2: float, y2: float, color: str, *, width: float = 1
-) -> str:
-  return (
-    f'<line x1="{x1:g}" y1="{y1:.1f}" x2="{x2:g}" y2="{y2:.1f}" '
-    f'stroke="{color}" stroke-width="{width:g}"/>'
-  )
-
-
-def _text(
-  x: float,
-  y: float,
-  text: str,
-  *,
-  size: int,
-  weight: str = 'normal',
-  anchor: str = 'start',
-) -> str:
-  return (
-    f'<text x="{x:g}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
-    f'text-anchor="{anchor}" fill="#222">{html.escape(text)}</text>'
-  )
