@@ -10,14 +10,20 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # The files with such tests: collecting the others takes longer than that.
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
+MESH_TESTS = $(shell grep -l 'mark.mesh' tests/test_*.py)
 
-.PHONY: demo test train-test check lint fast format golden constraints clean
+.PHONY: demo test mesh train-test check lint fast format golden constraints clean
 
 demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/dev  ## All tests, those against transformers and the slow ones too.
-	$(PYTEST) -m "not kauldron"
+	$(PYTEST) -m "not kauldron and not mesh"
+	$(MAKE) mesh VENV=$(VENV)
+
+mesh: $(VENV)/test  ## The tests on eight devices.
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTEST) --dist load \
+	  -m mesh $(MESH_TESTS)
 
 train-test: $(VENV)/train  ## The tests that train with Kauldron.
 	$(PYTEST) -m kauldron $(TRAIN_TESTS)
@@ -30,7 +36,7 @@ lint: $(VENV)/test  ## Format, lint and types.
 	$(BIN)/mypy
 
 fast: $(VENV)/test  ## The fast tests alone.
-	$(PYTEST) -m "not slow and not parity and not kauldron"
+	$(PYTEST) -m "not slow and not parity and not kauldron and not mesh"
 
 format: $(VENV)/test  ## Puts the code in its standard form.
 	$(BIN)/ruff format .

@@ -35,6 +35,11 @@ def test_training_page_runs(tmp_path):
 
 
 @pytest.mark.slow
+def test_scale_page_runs(tmp_path):
+  run_page(ROOT / 'docs' / 'scale.md', tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs(path):
   """All code cells in order."""

@@ -102,6 +102,7 @@ def test_training_with_pictures(tmp_path):
     ('prefill', ('--smoke', '--rounds', 1), '| float32, 128 tokens |'),
     ('cold_start', ('--smoke', '--rounds', 1), '| ours, warm |'),
     ('load', ('--smoke', '--rounds', 1), '| ours, int8 |'),
+    ('train', ('--smoke',), '| LoRA, float32, 2 x 64 |'),
   ],
 )
 def test_benchmark(script, args, expected):

@@ -13,6 +13,7 @@ ROOMS = (
   'math',
   'vision',
   'nn',
+  'sharding',
   'ckpts',
   'text',
   'data',

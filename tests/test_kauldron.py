@@ -320,3 +320,25 @@ def test_what_an_evaluator_cannot_do(kd, ds, file, tokenizer, tmp_path):
   )
   with pytest.raises(ValueError, match='repeats without end'):
     Evaluated(kd, ds, tmp_path, ds=endless).run()
+
+
+def test_calls_of_the_sharding_notebook(kd, tiny):
+  """With all weights divided among the devices, however small."""
+  fsdp = kd.sharding.FSDPSharding(min_size_to_shard_mb=0)
+  params = gm.ckpts.load_params(TINY_IT, sharding=fsdp)
+  table = params['embedder']['input_embedding']
+  part = table.addressable_shards[0].data
+  assert part.size * jax.device_count() == table.size
+  chat = gm.text.ChatSampler(
+    model=tiny.model, params=params, tokenizer=tiny.tokenizer, cache_length=64
+  )
+  alone = dataclasses.replace(chat, params=tiny.params)
+  assert chat.chat('Say hello.') == alone.chat('Say hello.')
+  prompt = np.asarray(tiny.tokenizer.encode('Say hello.', add_bos=True))
+  prompt = kd.sharding.with_sharding_constraint(prompt, kd.sharding.REPLICATED)
+  out = tiny.model.apply({'params': params}, prompt, return_last_only=True)
+  whole = tiny.model.apply(
+    {'params': tiny.params}, prompt, return_last_only=True
+  )
+  assert out.logits.argmax() == whole.logits.argmax()
+  assert gm.text.Gemma3TinyTokenizer().plot_logits(out.logits) is not None

@@ -14,6 +14,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm import losses as losses
   from gemma.gm import math as math
   from gemma.gm import nn as nn
+  from gemma.gm import sharding as sharding
   from gemma.gm import text as text
   from gemma.gm import training as training
   from gemma.gm import vision as vision

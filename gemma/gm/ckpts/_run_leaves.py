@@ -153,6 +153,11 @@ def restore(about: dict[str, Any], read: Read, like: Any) -> Any:
     sharding = None  # Free to go wherever the arrays beside it are.
   if 'impl' in about:
     words = jnp.asarray(read(None))
+    if isinstance(sharding, jax.sharding.NamedSharding):
+      # The same for words, which have an axis more: between processes, JAX
+      # moves these, but no keys.
+      words = jax.device_put(words, sharding)
+      return jax.random.wrap_key_data(words, impl=about['impl'])
     keys = jax.random.wrap_key_data(words, impl=about['impl'])
     return keys if sharding is None else jax.device_put(keys, sharding)
   if sharding is None:

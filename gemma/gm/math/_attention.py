@@ -13,6 +13,8 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from gemma.gm.math import _mask
+from gemma.gm.math import _parallel_attention
+from gemma.gm.math import _partition
 
 Implementation = Literal['auto', 'naive', 'chunked']
 
@@ -81,7 +83,13 @@ def attend(
       raise ValueError(
         f'implementation={implementation!r} is not one of auto, naive, chunked.'
       )
-  return run(q, k, v, mask=mask, scale=scale, softcap=softcap)
+
+  def on_one_device(q, k, v, mask):
+    return run(q, k, v, mask=mask, scale=scale, softcap=softcap)
+
+  if not _partition.sizes():
+    return on_one_device(q, k, v, mask)
+  return _parallel_attention.attend(on_one_device, q, k, v, mask)
 
 
 def naive_attention(

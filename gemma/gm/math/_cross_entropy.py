@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from jaxtyping import Float32
 from jaxtyping import Int
 from jaxtyping import Num
 
+from gemma.gm.math import _partition
 from gemma.gm.math import _slices
 
 _CHUNK_BYTES = 64 * 1024 * 1024  # Of the logits of one chunk, in float32.
@@ -96,14 +98,11 @@ def linear_cross_entropy(
   Raises:
     ValueError: If a chunk is not positive.
   """
-  rows, targets = hidden.reshape(-1, hidden.shape[-1]), jnp.asarray(targets)
-  if chunk is None:
-    chunk = chunk_of(rows.shape[0])
-  if chunk < 1:
+  if chunk is not None and chunk < 1:
     raise ValueError(f'chunk={chunk} is not positive.')
-  form = _Form(softcap, z_loss, label_smoothing, min(chunk, table.shape[0]))
-  losses = _losses(form, rows, table, scale, targets.reshape(-1))
-  return losses.reshape(targets.shape)
+  split = _Split.of(hidden.shape, table.shape) if _partition.sizes() else None
+  form = _Form(softcap, z_loss, label_smoothing, chunk, table.shape[0], split)
+  return _losses(form, hidden, table, scale, jnp.asarray(targets))
 
 
 def chunk_of(rows: int) -> int:
@@ -111,13 +110,65 @@ def chunk_of(rows: int) -> int:
   return max(_MIN_CHUNK, _CHUNK_BYTES // (4 * max(1, rows)))
 
 
+class _Split(NamedTuple):
+  """What each device of a mesh has.
+
+  Attributes:
+    tokens: Mesh axes that divide the batch, and the length.
+    vocab: The mesh axis that divides the rows of the table.
+    width: That which divides its columns. They are gathered chunk by chunk.
+  """
+
+  tokens: tuple[Any, ...]
+  vocab: str | None
+  width: str | None
+
+  @classmethod
+  def of(cls, hidden: tuple[int, ...], table: tuple[int, ...]) -> '_Split':
+    """As the mesh in context divides them."""
+    tokens = _partition.spec_of(hidden[:-1][:2], 'BL'[: len(hidden) - 1])
+    vocab, width = _partition.weight_spec(table, ['vocab', 'embed'])
+    return cls(tuple(tokens), vocab, width)
+
+  @property
+  def hidden(self) -> PartitionSpec:
+    """The spec of states, targets and losses."""
+    return PartitionSpec(*self.tokens)
+
+  @property
+  def table(self) -> PartitionSpec:
+    """The spec of the table."""
+    return PartitionSpec(self.vocab, self.width)
+
+  @property
+  def given(self) -> tuple[PartitionSpec, ...]:
+    """The specs of states, table, scale and targets."""
+    return self.hidden, self.table, PartitionSpec(self.vocab), self.hidden
+
+  @property
+  def token_axes(self) -> tuple[str, ...]:
+    """All mesh axes that divide the tokens."""
+    return tuple(x for part in self.tokens for x in _partition.names_of(part))
+
+
 class _Form(NamedTuple):
-  """What does not change while a program runs."""
+  """What does not change while a program runs.
+
+  Attributes:
+    softcap: See `linear_cross_entropy`, as the next three.
+    z_loss: As above.
+    smoothing: As above.
+    chunk: As above.
+    vocab: Tokens of the whole vocabulary.
+    split: How it is divided among devices, if it is.
+  """
 
   softcap: float | None
   z_loss: float
   smoothing: float
-  chunk: int
+  chunk: int | None
+  vocab: int
+  split: _Split | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -125,35 +176,6 @@ def _losses(
   form: _Form, hidden: Any, table: Any, scale: Any, targets: Any
 ) -> jax.Array:
   return _forward(form, hidden, table, scale, targets)[0]
-
-
-def _forward(
-  form: _Form, hidden: Any, table: Any, scale: Any, targets: Any
-) -> tuple[jax.Array, jax.Array]:
-  """Losses, and the logarithm of what probabilities are divided by."""
-
-  def visit(start: Any, size: int, carry: Any) -> Any:
-    peak, total, right, mean = carry
-    logits = _logits(form, hidden, _part(table, scale, start, size, hidden))
-    new_peak = jnp.maximum(peak, logits.max(axis=1))
-    total *= jnp.exp(peak - new_peak)
-    total += jnp.exp(logits - new_peak[:, None]).sum(axis=1)
-    here = targets - start
-    inside = (here >= 0) & (here < size)
-    own = jnp.take_along_axis(
-      logits, jnp.clip(here, 0, size - 1)[:, None], axis=1
-    )[:, 0]
-    right = jnp.where(inside, own, right)
-    if form.smoothing:
-      mean += logits.sum(axis=1) / table.shape[0]
-    return new_peak, total, right, mean
-
-  zeros = jnp.zeros(hidden.shape[0], jnp.float32)
-  start = (zeros - jnp.inf, zeros, zeros, zeros)
-  peak, total, right, mean = _over_vocab(form, table, visit, start)
-  logz = peak + jnp.log(total)
-  losses = logz - (1 - form.smoothing) * right - form.smoothing * mean
-  return losses + form.z_loss * logz**2, logz
 
 
 def _fwd(form: _Form, hidden: Any, table: Any, scale: Any, targets: Any) -> Any:
@@ -167,59 +189,157 @@ def _fwd(form: _Form, hidden: Any, table: Any, scale: Any, targets: Any) -> Any:
 
 
 def _bwd(form: _Form, residuals: Any, cotangent: Any) -> Any:
-  (hidden, table, scale, targets), logz, trained = residuals
+  given, logz, trained = residuals
   if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
     return None, None, None, None
+  run: Callable[..., Any] = functools.partial(
+    _backward_here, form, trained is not None
+  )
+  if form.split is not None:
+    specs = form.split.given, form.split.hidden, form.split.hidden
+    out = form.split.hidden, form.split.table
+    run = _partition.run_local(run, specs, out)
+  d_hidden, d_table = run(given, logz, cotangent)
+  return d_hidden, d_table, None, None
+
+
+_losses.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+
+def _forward(form: _Form, *given: Any) -> tuple[jax.Array, jax.Array]:
+  """Losses, and the logarithm of what probabilities are divided by."""
+  run: Callable[..., Any] = functools.partial(_forward_here, form)
+  if form.split is not None:
+    out = form.split.hidden, form.split.hidden
+    run = _partition.run_local(run, (form.split.given,), out)
+  return run(given)
+
+
+def _forward_here(form: _Form, given: Any) -> tuple[jax.Array, jax.Array]:
+  """`_forward` of the tokens of one device, which may have but some logits."""
+  hidden, targets = _rows(form, given)
+  _, table, scale, _ = given
+
+  def visit(start: Any, size: int, carry: Any) -> Any:
+    peak, total, right, mean = carry
+    part = _part(form, table, scale, start, size, hidden)
+    logits = _logits(form, hidden, part)
+    new_peak = jnp.maximum(peak, logits.max(axis=1))
+    total *= jnp.exp(peak - new_peak)
+    total += jnp.exp(logits - new_peak[:, None]).sum(axis=1)
+    here = targets - start
+    inside = (here >= 0) & (here < size)
+    own = jnp.take_along_axis(
+      logits, jnp.clip(here, 0, size - 1)[:, None], axis=1
+    )[:, 0]
+    right = jnp.where(inside, own, right)
+    if form.smoothing:
+      mean += logits.sum(axis=1) / form.vocab
+    return new_peak, total, right, mean
+
+  zeros = jnp.zeros(hidden.shape[0], jnp.float32)
+  carry = (zeros - jnp.inf, zeros, zeros, zeros)
+  peak, total, right, mean = _over_vocab(form, hidden, table, visit, carry)
+  if form.split is not None and form.split.vocab:
+    own, vocab = peak, form.split.vocab
+    peak = jax.lax.pmax(own, vocab)
+    parts = total * jnp.exp(own - peak), right, mean
+    total, right, mean = jax.lax.psum(parts, vocab)
+  logz = peak + jnp.log(total)
+  losses = logz - (1 - form.smoothing) * right - form.smoothing * mean
+  shape = given[-1].shape
+  return (losses + form.z_loss * logz**2).reshape(shape), logz.reshape(shape)
+
+
+def _backward_here(
+  form: _Form, trained: bool, given: Any, logz: Any, cotangent: Any
+) -> tuple[jax.Array, jax.Array | None]:
+  """Gradients of the states, and of the table if it is trained."""
+  hidden, targets = _rows(form, given)
+  _, table, scale, _ = given
+  logz, cotangent = logz.reshape(-1), cotangent.reshape(-1)
   slope = cotangent * (1 + 2 * form.z_loss * logz)
 
   def visit(start: Any, size: int, carry: Any) -> Any:
     d_hidden, d_table = carry
-    part = _part(table, scale, start, size, hidden)
+    part = _part(form, table, scale, start, size, hidden)
     logits = _logits(form, hidden, part)
     grads = slope[:, None] * jnp.exp(logits - logz[:, None])
     right = targets[:, None] == start + jnp.arange(size)[None]
-    less = (1 - form.smoothing) * right + form.smoothing / table.shape[0]
+    less = (1 - form.smoothing) * right + form.smoothing / form.vocab
     grads -= cotangent[:, None] * less
     if form.softcap is not None:
       grads *= 1 - (logits / form.softcap) ** 2
     grads = grads.astype(hidden.dtype)
     d_hidden += _dot(grads, part, 1, 0)
     if d_table is not None:
-      d_table = rows.put(d_table, _dot(grads, hidden, 0, 0), start)
+      d_part = _summed(form, _dot(grads, hidden, 0, 0))
+      d_table = rows.put(d_table, d_part, start)
     return d_hidden, d_table
 
   rows = _slices.Rows(table)
-  d_table = None if trained is None else rows.bits
-  d_hidden = jnp.zeros(hidden.shape, jnp.float32)
-  d_hidden, d_table = _over_vocab(form, table, visit, (d_hidden, d_table))
+  d_table = rows.bits if trained else None
+  carry = jnp.zeros(hidden.shape, jnp.float32), d_table
+  d_hidden, d_table = _over_vocab(form, hidden, table, visit, carry)
+  if form.split is not None and form.split.vocab:
+    d_hidden = jax.lax.psum(d_hidden, form.split.vocab)
   if d_table is not None:
     d_table = rows.read(d_table)
-  return d_hidden.astype(hidden.dtype), d_table, None, None
+  return d_hidden.astype(hidden.dtype).reshape(given[0].shape), d_table
 
 
-_losses.defvjp(_fwd, _bwd, symbolic_zeros=True)
+def _rows(form: _Form, given: Any) -> tuple[jax.Array, jax.Array]:
+  """States `[R D]`, and targets as rows of the table that is here."""
+  hidden, table, _, targets = given
+  targets = targets.reshape(-1)
+  if form.split is not None and form.split.vocab:
+    targets -= jax.lax.axis_index(form.split.vocab) * table.shape[0]
+  return hidden.reshape(-1, hidden.shape[-1]), targets
 
 
 def _over_vocab(
   form: _Form,
+  hidden: jax.Array,
   table: jax.Array,
   visit: Callable[[Any, int, Any], Any],
   carry: Any,
 ) -> Any:
   """Calls `visit(start, size, carry)` for each chunk; the last may be small."""
-  count, rest = divmod(table.shape[0], form.chunk)
+  chunk = min(form.chunk or chunk_of(hidden.shape[0]), table.shape[0])
+  count, rest = divmod(table.shape[0], chunk)
   carry = jax.lax.fori_loop(
-    0, count, lambda i, c: visit(i * form.chunk, form.chunk, c), carry
+    0, count, lambda i, c: visit(i * chunk, chunk, c), carry
   )
-  return visit(count * form.chunk, rest, carry) if rest else carry
+  return visit(count * chunk, rest, carry) if rest else carry
 
 
-def _part(table: Any, scale: Any, start: Any, size: int, like: Any) -> Any:
+def _part(
+  form: _Form, table: Any, scale: Any, start: Any, size: int, like: Any
+) -> Any:
   """Some rows of the table, in the dtype of the states."""
   part = _slices.take(table, start, size)
+  if form.split is not None and form.split.width:
+    part = jax.lax.all_gather(part, form.split.width, axis=1, tiled=True)
   if scale is not None:
     part = part.astype(scale.dtype) / _slices.take(scale, start, size)
   return part.astype(like.dtype)
+
+
+def _summed(form: _Form, d_part: jax.Array) -> jax.Array:
+  """The gradient of some rows from all tokens, where the rows are."""
+  if form.split is None:
+    return d_part
+  width = form.split.width
+  others = tuple(x for x in form.split.token_axes if x != width)
+  if others:
+    d_part = jax.lax.psum(d_part, others)
+  if width is None:
+    return d_part
+  if width in form.split.token_axes:
+    return jax.lax.psum_scatter(d_part, width, scatter_dimension=1, tiled=True)
+  own = d_part.shape[1] // jax.lax.axis_size(width)
+  first = jax.lax.axis_index(width) * own
+  return jax.lax.dynamic_slice_in_dim(d_part, first, own, axis=1)
 
 
 def _logits(form: _Form, hidden: jax.Array, part: jax.Array) -> jax.Array:

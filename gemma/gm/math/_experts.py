@@ -1,9 +1,11 @@
 """Mixtures of experts: each token goes through a few of many feed-forwards.
 
-Axes: M tokens, D model, E experts, C experts of a token, F hidden, G = 2 the
-gate and the other branch, R = M * C pairs of a token and one of its experts.
+Axes: *B any batch dims, M tokens, D model, E experts, C experts of a token, F
+hidden, G = 2 the gate and the other branch, R = M * C pairs of a token and one
+of its experts.
 """
 
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from gemma.gm.math import _integers
+from gemma.gm.math import _partition
 
 
 class Weights(NamedTuple):
@@ -34,8 +37,8 @@ class Weights(NamedTuple):
 
 
 def route(
-  logits: Float[Array, 'M E'], top_k: int
-) -> tuple[Float[Array, 'M C'], Int[Array, 'M C']]:
+  logits: Float[Array, '*B E'], top_k: int
+) -> tuple[Float[Array, '*B C'], Int[Array, '*B C']]:
   """The experts that each token takes, and how much of each.
 
   Args:
@@ -51,12 +54,12 @@ def route(
 
 
 def apply_experts(
-  x: Float[Array, 'M D'],
-  shares: Float[Array, 'M C'],
-  index: Int[Array, 'M C'],
+  x: Float[Array, '*B D'],
+  shares: Float[Array, '*B C'],
+  index: Int[Array, '*B C'],
   gating: Weights,
   linear: Weights,
-) -> Float[Array, 'M D']:
+) -> Float[Array, '*B D']:
   """Sum of the chosen experts' outputs, in float32. No token is dropped.
 
   With fewer pairs than experts, the weights of each pair are gathered, so that
@@ -69,9 +72,64 @@ def apply_experts(
     gating: Both branches of each expert, `[E G F D]`.
     linear: What brings each expert back to the width of the model, `[E F D]`.
   """
-  few = index.size < gating.w.shape[0]
+  run = _in_parts if _partition.sizes() else _apply
+  return run((x, shares, index), (gating, linear))
+
+
+# Tokens, their shares and their experts; both weights of all experts.
+_Tokens = tuple[jax.Array, jax.Array, jax.Array]
+_Both = tuple[Weights, Weights]
+
+
+def _apply(tokens: _Tokens, weights: _Both) -> jax.Array:
+  """`apply_experts` on one device."""
+  few = tokens[2].size < weights[0].w.shape[0]
   run = gathered_experts if few else grouped_experts
-  return run(x, shares, index, gating, linear)
+  x, shares, index = (y.reshape(-1, y.shape[-1]) for y in tokens)
+  return run(x, shares, index, *weights).reshape(tokens[0].shape)
+
+
+def _in_parts(tokens: _Tokens, weights: _Both) -> jax.Array:
+  """`apply_experts` of which each device runs the experts that it has.
+
+  Devices that share the experts between them give each other all their tokens,
+  and add up what comes out: however tokens are spread, none is dropped.
+  """
+  batch = tokens[0].shape[:-1]
+  rows = _partition.spec_of(batch, 'BL'[: len(batch)])
+  gating = _specs(weights[0], ('expert', None, 'mlp', None))
+  linear = _specs(weights[1], ('expert', 'mlp', None))
+  experts, hidden, _ = linear.w
+  shared = experts if experts in _partition.names_of(rows[0]) else None
+
+  def local(tokens: _Tokens, weights: _Both) -> jax.Array:
+    x, shares, index = tokens
+    if shared:
+      x, shares, index = (
+        jax.lax.all_gather(y, shared, axis=0, tiled=True) for y in tokens
+      )
+    if experts:
+      count = weights[0].w.shape[0]
+      index -= jax.lax.axis_index(experts) * count
+      here = (index >= 0) & (index < count)
+      shares, index = jnp.where(here, shares, 0), jnp.where(here, index, count)
+    out = _apply((x, shares, index), weights)
+    sums = tuple(
+      name for name in (hidden, experts) if name not in (None, shared)
+    )
+    if sums:
+      out = jax.lax.psum(out, sums)
+    if shared:
+      out = jax.lax.psum_scatter(out, shared, scatter_dimension=0, tiled=True)
+    return out
+
+  run = _partition.run_local(local, (rows, (gating, linear)), rows)
+  return run(tokens, weights)
+
+
+def _specs(weights: Weights, axes: tuple[str | None, ...]) -> Any:
+  """How the weights of experts are divided, the model's width left whole."""
+  return jax.tree.map(lambda x: _partition.weight_spec(x.shape, axes), weights)
 
 
 def naive_experts(
@@ -99,6 +157,7 @@ def gathered_experts(
   linear: Weights,
 ) -> Float[Array, 'M D']:
   """`apply_experts` with a copy of the weights for each pair."""
+  index = jnp.minimum(index, gating.w.shape[0] - 1)  # The others' share is 0.
   gate, up = _product('MD,MCGFD->GMCF', x, gating.of(index))
   y = _product('MCF,MCFD->MCD', _active(gate, up), linear.of(index))
   return jnp.einsum('MC,MCD->MD', shares, y.astype(jnp.float32))
@@ -116,7 +175,9 @@ def grouped_experts(
   expert, token = index.reshape(-1)[order], order // index.shape[1]
   gate, up = jnp.split(_grouped(x[token], _flat(gating), expert, 2), 2, axis=1)
   y = _grouped(_active(gate, up), linear, expert, 1)
-  y = y.astype(jnp.float32) * shares.reshape(-1)[order][:, None]
+  # Pairs whose expert is elsewhere come last, and of them nothing is computed.
+  y = jnp.where(expert[:, None] < linear.w.shape[0], y.astype(jnp.float32), 0)
+  y *= shares.reshape(-1)[order][:, None]
   return jnp.zeros(x.shape, jnp.float32).at[token].add(y)
 
 

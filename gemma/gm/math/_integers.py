@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Shaped
 
+from gemma.gm.math import _partition
 from gemma.gm.math import _project
 
 _BLOCK = 2**18  # Elements that are converted at a time: they stay in a cache.
@@ -36,7 +37,7 @@ def project_integers(
   Returns:
     The product.
   """
-  if jax.default_backend() == 'cpu':
+  if jax.default_backend() == 'cpu' and not _partition.sizes():
     product = _in_blocks(eqn, x, kernel)
   else:
     product = _product(eqn, x, kernel)

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 from jax.experimental import compute_on
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from jaxtyping import Int
 from jaxtyping import Shaped
 
+from gemma.gm.math import _partition
 from gemma.gm.math import _slices
 
 
@@ -32,9 +34,52 @@ def lookup(
   """
   if jax.typeof(table).memory_space == jax.memory.Space.Host:
     return _on_host(table, index)
+  if _partition.sizes():
+    return _in_parts(table, index)
+  return _rows(table, index)
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
   if table.dtype != jnp.bfloat16:
     return table[index]
   return _bfloat16_rows(table, index)
+
+
+def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
+  """`table[index]` of a table that is divided among devices, and stays so.
+
+  By rows: each device gives those that it has. By columns: each device gives
+  its columns for all tokens of those with which it shares the table, and gets
+  whole rows back. What travels is of the size of the rows that are read.
+  """
+  width = table.shape[-1]
+  columns = _partition.weight_spec((width,), ['embed'])[0]
+  vocab = _partition.spec_of(table.shape[:1], 'V')[0]
+  letters = 'BL'[: index.ndim] + '_' * (index.ndim - 2)
+  spec = _partition.spec_of(index.shape, letters)
+  shared = columns in _partition.names_of(spec[0])
+
+  def local(table: jax.Array, index: jax.Array) -> jax.Array:
+    if shared:
+      index = jax.lax.all_gather(index, columns, axis=0, tiled=True)
+    if vocab:
+      index -= jax.lax.axis_index(vocab) * table.shape[0]
+    inside = (index >= 0) & (index < table.shape[0])
+    rows = _rows(table, jnp.where(inside, index, 0))
+    inside = inside.reshape(inside.shape + (1,) * (rows.ndim - inside.ndim))
+    rows = jnp.where(inside, rows, 0)
+    if vocab:
+      rows = jax.lax.psum(rows, vocab)
+    if shared:
+      return jax.lax.all_to_all(rows, columns, 0, rows.ndim - 1, tiled=True)
+    if columns:
+      return jax.lax.all_gather(rows, columns, axis=rows.ndim - 1, tiled=True)
+    return rows
+
+  between = (None,) * (table.ndim - 2)
+  table_spec = PartitionSpec(vocab, *between, columns)
+  out = PartitionSpec(*spec)
+  return _partition.run_local(local, (table_spec, spec), out)(table, index)
 
 
 def _on_host(table: jax.Array, index: jax.Array) -> jax.Array:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
+from gemma.gm.math import _partition
+
 # The matrix units of a CPU take bfloat16 from two rows on. For a single one,
 # the compiler makes a float32 copy of the weight: slow, and twice its bytes.
 _ROWS = 2
@@ -36,7 +38,7 @@ def project(
   Returns:
     The product.
   """
-  if jax.default_backend() == 'cpu':
+  if jax.default_backend() == 'cpu' and not _partition.sizes():
     return _in_place(eqn, x, w).astype(dtype)
   return jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32).astype(dtype)
 

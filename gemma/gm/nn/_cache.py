@@ -18,11 +18,13 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
+from gemma.gm.math import _partition
 from gemma.gm.nn import _config
 
 # On a CPU, JAX before 0.12 puts a single token into a copy of all slots: of
@@ -107,6 +109,20 @@ class LayerKV(struct.PyTreeNode):
 
 
 def _put(
+  old: Float[Array, 'B S K H'],
+  slot: Int[Array, 'B T'],
+  new: Float[Array, 'B T K H'],
+) -> Float[Array, 'B S K H']:
+  """`_put_here`, on each device of a mesh for its rows and heads."""
+  if not _partition.sizes():
+    return _put_here(old, slot, new)
+  rows, _, heads, _ = _partition.spec_of(old.shape, 'B_KH')
+  both, rows = PartitionSpec(rows, None, heads), PartitionSpec(rows)
+  put = _partition.run_local(_put_here, (both, rows, both), both)
+  return put(old, slot, new)
+
+
+def _put_here(
   old: Float[Array, 'B S K H'],
   slot: Int[Array, 'B T'],
   new: Float[Array, 'B T K H'],

@@ -44,17 +44,17 @@ class Experts(nn.Module):
     """
     embed_dim, experts = self.embed_dim, self.spec.num_experts
     logits = self._route(_norm.rms_norm(stream, eps=self.eps))
-    shares, index = _experts.route(logits.reshape(-1, experts), self.spec.top_k)
+    shares, index = _experts.route(logits, self.spec.top_k)
     scale = self._vector('per_expert_scale', experts)
     hidden = self.spec.hidden_dim
     out = _experts.apply_experts(
-      x.reshape(-1, embed_dim),
+      x,
       shares * scale[index],
       index,
       self._weight('gating_einsum', experts, 2, hidden, embed_dim),
       self._weight('linear', experts, hidden, embed_dim),
     )
-    return out.reshape(x.shape).astype(x.dtype)
+    return out.astype(x.dtype)
 
   def _route(self, x: Float[Array, '*B D']) -> Float[Array, '*B E']:
     """Scores of the experts, float32."""

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from gemma.gm.math import _integers
 from gemma.gm.math import _lookup
 from gemma.gm.math import _norm
+from gemma.gm.math import _partition
 from gemma.gm.math import _project
 from gemma.gm.math import _sparsity
 from gemma.gm.nn import _adapters
@@ -63,7 +64,8 @@ class Einsum(nn.Module):
       shape = tuple(self.shape)
       w = self.param(self.weight_name, self.initializer, shape, dtype)
       stored = _adapters.Stored(w)
-    y = ad_checkpoint.checkpoint_name(stored.project(eqn, x), PRODUCT)
+    y = _partition.constrain(stored.project(eqn, x), eqn.split('->')[1])
+    y = ad_checkpoint.checkpoint_name(y, PRODUCT)
     for lora, part in self._adapters(suffix):
       drops = _factors.DROPOUT in lora and self.has_rng('dropout')
       rng = self.make_rng('dropout') if drops else None
@@ -154,7 +156,8 @@ class Embedder(nn.Module):
       x = _lookup.lookup(self.input_embedding, tokens)
     else:
       kernel, scale = self.integers['kernel'], self.integers['scale']
-      x = kernel[tokens].astype(scale.dtype) / scale[tokens]
+      rows = _lookup.lookup(kernel, tokens).astype(scale.dtype)
+      x = rows / _lookup.lookup(scale, tokens)
     return x * jnp.sqrt(jnp.float32(self.embed_dim)).astype(x.dtype)
 
   def encode_vision(self, x: Float[Array, '*B S W']) -> Float[Array, '*B S D']:
@@ -167,7 +170,7 @@ class Embedder(nn.Module):
 
   def decode(self, x: Float[Array, '*B L D']) -> Float[Array, '*B L V']:
     """Logits in float32: bfloat16 would tie close ones."""
-    rows = x.reshape(-1, 1, self.embed_dim)
+    rows = x if x.ndim == 3 else x.reshape(-1, 1, self.embed_dim)
     eqn = 'BLD,VD->BLV'
     if self.integers is None:
       table = self.input_embedding
@@ -176,6 +179,7 @@ class Embedder(nn.Module):
       logits = _integers.project_integers(
         eqn, rows, **self.integers, dtype=jnp.float32
       )
+    logits = _partition.constrain(logits, 'BLV')
     return logits.reshape(*x.shape[:-1], self.vocab_size)
 
 

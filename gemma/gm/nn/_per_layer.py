@@ -2,7 +2,7 @@
 
 Per-layer embeddings, as in Gemma 3n and 4.
 
-Axes: *B any batch dims, B batch, L length, N layers, P width of an input, D
+Axes: *B any batch dims, B batch, L length, Z layers, P width of an input, D
 model, V vocab.
 """
 
@@ -40,7 +40,7 @@ class PerLayerInputs(nn.Module):
   @nn.compact
   def __call__(
     self, tokens: Int[Array, 'B L'], x: Float[Array, 'B L D']
-  ) -> Float[Array, 'B L N P']:
+  ) -> Float[Array, 'B L Z P']:
     """The mean, but for its length, of what tokens and embeddings say.
 
     Args:
@@ -54,7 +54,7 @@ class PerLayerInputs(nn.Module):
     shape = (config.embed_dim, layers, width)
     project = _layers.Einsum(shape, dtype=self.dtype, name=PROJECTIONS[gemma3n])
     norm = _layers.norm_of(config, self.dtype, 'per_layer_projection_norm')
-    projected = project('BLD,DNP->BLNP', x) * config.embed_dim**-0.5
+    projected = project('BLD,DZP->BLZP', x) * config.embed_dim**-0.5
     known = jnp.where((tokens >= 0) & (tokens < vocab), tokens, 0)
     rows = self._rows(TABLES[gemma3n], known).astype(x.dtype)
     rows *= jnp.sqrt(jnp.float32(width)).astype(rows.dtype)
@@ -62,7 +62,7 @@ class PerLayerInputs(nn.Module):
 
   def _rows(
     self, name: str, tokens: Int[Array, 'B L']
-  ) -> Float[Array, 'B L N P']:
+  ) -> Float[Array, 'B L Z P']:
     """Rows of the table, which may be stored as integers."""
     ints: Any = self.get_variable('params', f'_IntEmbedder_{name}')
     if ints is not None:

@@ -1,8 +1,10 @@
 """Where arrays lie."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -32,6 +34,38 @@ def place(tree: Any, sharding: Any) -> Any:
       f'Arrays of shapes {shapes[:4]} do not divide as {sharding} asks. Give '
       'as many prompts as devices, or a multiple.'
     ) from e
+
+
+def zeros(like: Callable[[], Any], sharding: Any) -> Any:
+  """Zeros that are made where they belong, without a copy elsewhere.
+
+  Args:
+    like: Makes the same in one place; it is asked for its shapes alone.
+    sharding: As of `place`.
+  """
+  if not callable(sharding):
+    return place(like(), sharding)
+  paths: list[str] = []
+  structures: list[Any] = []
+
+  def leaves() -> list[Any]:
+    flat, structure = jax.tree_util.tree_flatten_with_path(like())
+    structures.append(structure)
+    keystr = jax.tree_util.keystr
+    paths.extend(keystr(p, simple=True, separator='/') for p, _ in flat)
+    return [x for _, x in flat]
+
+  # A dict: trees with fields of their own take arrays and nothing else.
+  found = jax.eval_shape(leaves)
+  shapes = dict(zip(paths, found, strict=True))
+  shardings = sharding(shapes)
+  if not isinstance(shardings, dict):
+    shardings = dict.fromkeys(shapes, shardings)
+  made = [
+    jnp.zeros(x.shape, x.dtype, device=_automatic(shardings[path]))
+    for path, x in shapes.items()
+  ]
+  return jax.tree.unflatten(structures[0], made)
 
 
 def automatic(tree: Any) -> Any:

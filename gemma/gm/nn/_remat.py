@@ -1,11 +1,13 @@
 """What of a layer is kept for the backward pass, and what is computed again."""
 
+from collections.abc import Callable
 import enum
 from typing import Any
 
 from flax import linen as nn
 import jax
 
+from gemma.gm.math import _partition
 from gemma.gm.nn import _block
 from gemma.gm.nn import _layers
 
@@ -29,6 +31,29 @@ _POLICIES: dict[Remat, Any] = {
   Remat.DOTS: jax.checkpoint_policies.save_only_these_names(_layers.PRODUCT),
   Remat.FULL: None,
 }
+
+
+def run_alone(
+  run: Callable[[nn.Module, jax.Array], jax.Array],
+  block: nn.Module,
+  x: jax.Array,
+  index: jax.Array,
+) -> jax.Array:
+  """A layer whose backward pass is done before that of the next one begins.
+
+  What is computed again should live for one layer only. Compilers for CPUs see
+  no reason to wait, and do it for all layers first; into a branch that is
+  always taken, they move nothing.
+
+  Args:
+    run: Calls the layer.
+    block: The layer.
+    x: What it gets.
+    index: Indices of tokens: not negative, which compilers do not know.
+  """
+  if jax.default_backend() != 'cpu' or _partition.sizes():
+    return run(block, x)
+  return nn.cond(index[0, 0] >= 0, run, lambda block, x: x, block, x)
 
 
 def block_of(remat: str) -> type[_block.Block]:

@@ -84,8 +84,10 @@ def _traced(
 
     some = [x for x, flag in zip(leaves, trained, strict=True) if flag]
     _, backward = jax.vjp(states, some)
-    known = {id(x) for x in leaves}
-    return [x for x in jax.tree.leaves(backward) if id(x) not in known]
+    # Weights, which a branch hands on as arrays of its own.
+    known = {(x.shape, x.dtype) for x in leaves}
+    kept = jax.tree.leaves(backward)
+    return [x for x in kept if (x.shape, x.dtype) not in known]
 
   tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
   kept = jax.eval_shape(keep, list(leaves), tokens)

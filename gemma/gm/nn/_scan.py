@@ -11,6 +11,7 @@ repeats of a stack.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -190,8 +191,27 @@ class Period(nn.Module):
       block = make(self.config, spec, self.dtype, name=f'layer_{i}')
       source = None if spec.kv_source is None else shared[spec.kv_source]
       per_layer = None if inputs is None else inputs[i]
-      _, _, x = block(x, context, None, source, per_layer)
+      run = functools.partial(
+        _run, context=context, source=source, per_layer=per_layer
+      )
+      if self.remat != _remat.Remat.NONE and not self.is_initializing():
+        x = _remat.run_alone(run, block, x, context.mask.q_index)
+      else:
+        x = run(block, x)
     return x, None
+
+
+def _run(
+  block: nn.Module,
+  x: jax.Array,
+  *,
+  context: _block.Context,
+  source: _cache.KeyValues | None,
+  per_layer: jax.Array | None,
+) -> jax.Array:
+  """The stream behind a layer."""
+  call: Any = block
+  return call(x, context, None, source, per_layer)[2]
 
 
 def scanned(

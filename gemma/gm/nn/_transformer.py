@@ -283,14 +283,15 @@ class Transformer(nn.Module):
       sharding: Where the cache lies: a `jax.sharding.Sharding`, or a function
         from arrays to shardings.
     """
-    cache = _cache.init_cache(
+    like = functools.partial(
+      _cache.init_cache,
       self.config,
       batch_size=batch_size,
       dtype=dtype,
       cache_length=cache_length,
       lookahead=lookahead,
     )
-    return _place.place(cache, sharding)
+    return _place.zeros(like, sharding)
 
   @functools.partial(
     nn.jit, static_argnames=('return_last_only', 'return_hidden_states')

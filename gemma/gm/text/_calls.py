@@ -62,8 +62,10 @@ class Calls:
 
     What is wrong with the prompts is said at once; see `whole` for arguments.
     """
+    rows = len(request.rows)
+    request, last_state = _evened(request, last_state)
     state, known = self.runner.begin(request, last_state)
-    return self._parts(request, state, known, batched=batched)
+    return self._parts(request, state, known, rows=rows, batched=batched)
 
   def _parts(
     self,
@@ -71,10 +73,11 @@ class Calls:
     state: _state.SamplingState,
     known: Sequence[int],
     *,
+    rows: int,
     batched: bool,
   ) -> Iterator[_output.SamplerOutput]:
     states = (
-      state.replace(images=request.images)
+      _first(state, rows).replace(images=request.images)
       for state in self.runner.run(state, request, often=True)
     )
     keep_end = not request.guides
@@ -82,10 +85,10 @@ class Calls:
       states, self.tokenizer, batched=batched, keep_end=keep_end
     ):
       yield part
-    rows, state = range(len(request.rows)), part.state
+    state, index = part.state, range(rows)
     answers = [
       dataclasses.replace(answer, text='', token_ids=[])
-      for answer in self._read(request, state, rows, rows, known)
+      for answer in self._read(request, state, index, index, known[:rows])
     ]
     length = self.runner.max_out_length
     out = _output.pack(answers, state, length, batched=batched)
@@ -97,10 +100,12 @@ class Calls:
     last_state: _state.SamplingState | None,
   ) -> tuple[list[_output.Answer], _state.SamplingState]:
     """Answers of one batch, and the state behind them."""
+    rows = range(len(request.rows))
+    request, last_state = _evened(request, last_state)
     state, known = self.runner.begin(request, last_state)
     *_, state = self.runner.run(state, request, often=False)
-    rows = range(len(request.rows))
-    answers = self._read(request, state, rows, rows, known)
+    state = _first(state, len(rows))
+    answers = self._read(request, state, rows, rows, known[: len(rows)])
     return answers, state.replace(images=request.images)
 
   def _in_turns(
@@ -136,3 +141,31 @@ class Calls:
       cache_length=self.runner.cache_length,
       keep_end=not request.guides,
     )
+
+
+def _evened(
+  request: _request.Request, last_state: _state.SamplingState | None
+) -> tuple[_request.Request, _state.SamplingState | None]:
+  """The same with rows that a preset's devices share evenly.
+
+  The surplus repeats the first prompt, for one token.
+  """
+  rows = len(request.rows)
+  parts = getattr(request.sharding, 'row_parts', 1)
+  if rows % parts == 0:
+    return request, last_state
+  short = -rows % parts
+  index = [*range(rows), *[0] * short]
+  request = request.take(index)
+  limits = [*request.limits[:rows], *[1] * short]
+  if last_state is not None:
+    # What images it has seen, the request knows.
+    last_state = _state.take_rows(last_state.replace(images=()), index)
+  return dataclasses.replace(request, limits=limits), last_state
+
+
+def _first(state: _state.SamplingState, rows: int) -> _state.SamplingState:
+  """A state without its surplus rows, if it has some."""
+  if state.done.shape[0] == rows:
+    return state
+  return _state.take_rows(state, range(rows))

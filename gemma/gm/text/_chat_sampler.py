@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from gemma.gm.nn import _lora
+from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _conversation
 from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
@@ -85,6 +86,7 @@ class ChatSampler:
     thinking: Whether the model thinks before it answers, as Gemma 4 can. What
       it thought is in `reply`, and no part of what later turns see.
     show_thoughts: Whether answers have thoughts in them, in their tags.
+    sharding: See `Sampler`.
     tools: What the model may call, see `encode_chat`. Its calls are in `reply`;
       say what came of them in messages of the role `tool`.
     last_state: State behind the last answer.
@@ -110,6 +112,7 @@ class ChatSampler:
   thinking: bool = False
   show_thoughts: bool = False
   tools: Sequence[Any] = ()
+  sharding: _shard_rules.Rules | None = None
   last_state: _state.SamplingState | None = dataclasses.field(
     default=None, repr=False
   )

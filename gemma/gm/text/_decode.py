@@ -84,7 +84,8 @@ def start(
   """Samples the first token behind the prompts; `state` is reused."""
   index = state.cache.length
   tokens = _step.pick(state, ahead.logits, index, rules=rules, program=program)
-  return _step.append(state, tokens, ahead, index, state.live, rules.stops)
+  state = _step.append(state, tokens, ahead, index, state.live, rules.stops)
+  return _state.whole(state)
 
 
 @functools.partial(
@@ -141,7 +142,7 @@ def decode(
       )
     return left - 1, state
 
-  return jax.lax.while_loop(running, step, (steps, state))[1]
+  return _state.whole(jax.lax.while_loop(running, step, (steps, state))[1])
 
 
 def row_keys(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import time
 from typing import Any
 from typing import Literal
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _lora
+from gemma.gm.sharding import _mesh
 from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
@@ -60,6 +62,11 @@ class Runner:
   draft: _drafts.Draft | None = None
   prefix_cache: _prefix_cache.PrefixCache | None = None
 
+  @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh | None:
+    """That of the parameters, if they are on one."""
+    return _mesh.mesh_of(self.params)
+
   def capacity(self, tokens: int) -> int:
     """The size of cache for so many tokens: few sizes, few compilations."""
     size = _CAPACITY
@@ -98,14 +105,17 @@ class Runner:
       kept = _prefix_cache.Caches(last_state.cache, last_state.draft_cache)
       capacity = max(capacity, kept.model.cache_length)
       caches = jax.tree.map(jnp.copy, kept).grow(capacity)
-    caches, ahead = filler.fill(
-      caches, [row[n:] for row, n in zip(contexts, known, strict=True)]
-    )
+    with _mesh.use_mesh(self.mesh):
+      caches, ahead = filler.fill(
+        caches, [row[n:] for row, n in zip(contexts, known, strict=True)]
+      )
     if self.prefix_cache is not None and len(contexts) == 1:
       self.prefix_cache.store(contexts[0], caches)
     state = self._new_state(request, contexts, dropped, caches)
-    rules = request.rules(self.rules)
-    state = _decode.start(state, ahead, rules, program=self._program(request))
+    with _mesh.use_mesh(self.mesh):
+      state = _decode.start(
+        state, ahead, self._rules(request), program=self._program(request)
+      )
     return state, known
 
   def run(
@@ -155,16 +165,17 @@ class Runner:
       ValueError: If a row is full and `on_full` is `error`.
     """
     rows = state.done.shape[0]
-    state = _decode.decode(
-      self.params,
-      getattr(self.draft, 'params', None),
-      state,
-      request.rules(self.rules),
-      jnp.int32(steps),
-      jnp.bool_(self.can_grow(state)),
-      jnp.int32(rows if most_idle is None else most_idle),
-      program=self._program(request),
-    )
+    with _mesh.use_mesh(self.mesh):
+      state = _decode.decode(
+        self.params,
+        getattr(self.draft, 'params', None),
+        state,
+        self._rules(request),
+        np.int32(steps),
+        np.bool_(self.can_grow(state)),
+        np.int32(rows if most_idle is None else most_idle),
+        program=self._program(request),
+      )
     stuck = np.flatnonzero(state.live & state.full)
     if not stuck.size or not self.can_grow(state):
       return state
@@ -312,7 +323,7 @@ class Runner:
     seen = None
     if request.penalizes:
       seen = _settings.Seen.of_prompts(contexts, size)
-    return _state.SamplingState(
+    state = _state.SamplingState(
       count=jnp.zeros(rows, jnp.int32),
       limit=jnp.asarray(request.limits, jnp.int32),
       done=jnp.zeros(rows, bool),
@@ -332,6 +343,11 @@ class Runner:
       ),
       draft_cache=caches.draft,
     )
+    return _mesh.on_mesh(state, self.mesh)
+
+  def _rules(self, request: _request.Request) -> _step.Rules:
+    """Roles of tokens in a request."""
+    return _mesh.on_mesh(request.rules(self.rules), self.mesh)
 
   def _program(self, request: _request.Request) -> _step.Program:
     return _step.Program(

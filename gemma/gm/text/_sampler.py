@@ -13,6 +13,8 @@ import numpy as np
 
 from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
+from gemma.gm.sharding import _mesh
+from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _album
 from gemma.gm.text import _calls
 from gemma.gm.text import _decode
@@ -72,6 +74,9 @@ class Sampler:
     draft: Guesses tokens ahead, which the model then checks several at a time:
       a `DraftModel` or `PromptLookup`.
     prefix_cache: Keeps prompts, so that what calls share is computed once.
+    sharding: A preset such as `gm.sharding.TENSOR`, for parameters, prompts and
+      caches. By default parameters stay where they are; if a preset put them
+      there, prompts and caches follow it.
     allow_special: Whether tags such as `<start_of_turn>` in a string become
       control tokens. Turn it off for text that is not your own.
   """
@@ -90,6 +95,7 @@ class Sampler:
   draft: _drafts.Draft | None = None
   prefix_cache: _prefix_cache.PrefixCache | None = None
   allow_special: bool = True
+  sharding: _shard_rules.Rules | None = None
 
   def __post_init__(self):
     self.tokenizer = self.codec
@@ -195,7 +201,7 @@ class Sampler:
       logits_mask=logits_mask,
       logprobs=logprobs,
       hidden_states=return_hidden_states,
-      sharding=sharding,
+      sharding=self._rows(sharding),
     )
     full = return_state or logprobs is not None or return_hidden_states
     batched = prompts.batched
@@ -235,9 +241,10 @@ class Sampler:
       A `Score`, or a list for a batch.
     """
     prompts = self._encoded(texts, images)
-    scores = _scoring.score(
-      self._model, self.params, prompts, chunk_length=chunk_length
-    )
+    with _mesh.use_mesh(self._runner.mesh):
+      scores = _scoring.score(
+        self._model, self._params, prompts, chunk_length=chunk_length
+      )
     return scores if prompts.batched else scores[0]
 
   def embed(
@@ -262,14 +269,15 @@ class Sampler:
       `float32[D]`, or `float32[B, D]` for a batch.
     """
     prompts = self._encoded(texts, images)
-    out = _scoring.embed(
-      self._model,
-      self.params,
-      prompts,
-      pooling=pooling,
-      normalize=normalize,
-      chunk_length=chunk_length,
-    )
+    with _mesh.use_mesh(self._runner.mesh):
+      out = _scoring.embed(
+        self._model,
+        self._params,
+        prompts,
+        pooling=pooling,
+        normalize=normalize,
+        chunk_length=chunk_length,
+      )
     return out if prompts.batched else out[0]
 
   def warmup(
@@ -300,6 +308,7 @@ class Sampler:
       sampling=self.sampling,
       key=_request.as_key(0),
       album=_images.album_of(blank, self.model),
+      sharding=self._placed,
     )
     # Nothing of this is worth keeping.
     runner = dataclasses.replace(self._runner, prefix_cache=None)
@@ -318,15 +327,16 @@ class Sampler:
   @functools.cached_property
   def _runner(self) -> _runner.Runner:
     buckets = self.pad_length
+    rules = _rules.make_rules(
+      self.codec,
+      self.model.config,
+      forbidden=self.forbidden_tokens,
+      stops=self.stop_tokens,
+    )
     return _runner.Runner(
       model=self._model,
-      params=_place.automatic(self.params),
-      rules=_rules.make_rules(
-        self.codec,
-        self.model.config,
-        forbidden=self.forbidden_tokens,
-        stops=self.stop_tokens,
-      ),
+      params=self._params,
+      rules=_mesh.on_mesh(rules, _mesh.mesh_of(self._params)),
       cache_length=self.cache_length,
       on_full=self.on_full,
       buckets=(buckets,) if isinstance(buckets, int) else buckets,
@@ -334,6 +344,29 @@ class Sampler:
       draft=self.draft,
       prefix_cache=self.prefix_cache,
     )
+
+  @functools.cached_property
+  def _placed(self) -> _shard_rules.Rules | None:
+    """The preset on its mesh, or what goes with where the parameters are."""
+    if self.sharding is not None:
+      return self.sharding.fit(self.params)
+    mesh = _mesh.mesh_of(self.params)
+    return None if mesh is None else _shard_rules.DATA.on(mesh)
+
+  @functools.cached_property
+  def _params(self) -> Mapping[str, Any]:
+    """The parameters where they belong."""
+    if self.sharding is None or self._placed is None:
+      return _place.automatic(self.params)
+    return jax.device_put(self.params, self._placed(self.params))
+
+  def _rows(self, sharding: Any) -> Any:
+    """Where the batch of a call lies."""
+    if sharding is None:
+      return self._placed
+    if isinstance(sharding, _shard_rules.Rules):
+      return sharding.fit(self.params)
+    return sharding
 
   @property
   def _calls(self) -> _calls.Calls:

@@ -21,6 +21,7 @@ from jaxtyping import Key
 from jaxtyping import UInt8
 import numpy as np
 
+from gemma.gm.math import _partition
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _settings
@@ -193,6 +194,19 @@ class CacheInfo:
   def is_full(self) -> Bool[Array, '']:
     """Whether any row has no room left."""
     return jnp.any(self.end_index >= self.total_cache_length)
+
+
+def whole(state: SamplingState) -> SamplingState:
+  """All but keys and values whole on each device, for every host to read.
+
+  For use inside of `jax.jit`; of a state on a mesh.
+  """
+
+  def leaf(path: Any, x: Any) -> Any:
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return x if name in 'kv' else _partition.constrain(x, '_' * x.ndim)
+
+  return jax.tree_util.tree_map_with_path(leaf, state)
 
 
 def take_rows(state: Any, rows: Sequence[int] | np.ndarray) -> Any:

@@ -16,6 +16,7 @@ import jax
 from gemma.gm.ckpts import _run as _checkpoints
 from gemma.gm.training import _curves
 from gemma.gm.training import _metrics
+from gemma.gm.training import _preemption
 from gemma.gm.training import _progress
 from gemma.gm.training import _same_run
 from gemma.gm.training import _state
@@ -67,6 +68,10 @@ class Run:
   `run.json`, which says what run it is. The same lines on the same folder go
   on at the newest checkpoint, bit for bit as if nothing had happened. Rows of
   steps that are done once more are taken out first.
+
+  On SIGTERM, which machines get before they are taken away, the step that is
+  under way is finished and saved, and the program ends with code 143, as if the
+  signal had ended it. With several processes, one that gets it is enough.
 
   With several processes all make the same calls on one shared folder; the
   first one writes rows and pictures.
@@ -126,6 +131,7 @@ class Run:
     self._row: dict[str, Any] = {}
     self._late: tuple[int, dict[str, Any]] | None = None
     self._saved = 0
+    self._preemption = _preemption.Preemption()
 
   @property
   def rows(self) -> list[dict[str, float]]:
@@ -136,6 +142,7 @@ class Run:
     """Goes to where the run was interrupted, if it was."""
     _same_run.check(self.folder, self._config, self.state)
     resumed = self._checkpoints.resume(like=_saved(self.state))
+    self._preemption.listen()
     try:
       self._go_to(resumed)
     except BaseException:
@@ -165,8 +172,12 @@ class Run:
       self.step += 1
       yield batch
       self._finish_row()
-      if self.step % self._save_every == 0 or self.step == self._steps:
+      preempted = self._preemption.reached(self.step)
+      due = self.step % self._save_every == 0 or self.step == self._steps
+      if due or preempted:
         self._save()
+      if preempted and self.step != self._steps:
+        raise SystemExit(_preemption.EXIT_CODE)
 
   def log(self, metrics: Mapping[str, Any]) -> None:
     """Adds numbers to the row of this step.
@@ -202,6 +213,7 @@ class Run:
 
   def _leave(self) -> None:
     self._source = None
+    self._preemption.stop()
     self._metrics.close()
     self._bar.stop()
     with self._checkpoints:

@@ -12,6 +12,7 @@ import optax
 
 from gemma import peft
 from gemma.gm.ckpts import _tree
+from gemma.gm.sharding import _mesh
 from gemma.peft import _select
 
 # For `trainable`: all but encoders, and what leads from them to the text.
@@ -64,7 +65,8 @@ def init_state(
 
   ```
 
-  No parameter is copied, unless `master_dtype` changes it. The arrays that are
+  What the optimizer keeps of a parameter lies where the parameter does. No
+  parameter is copied, unless `master_dtype` changes it. The arrays that are
   trained belong to the state from here on: the first step gives their memory
   away. Those that are frozen stay yours.
 
@@ -90,12 +92,15 @@ def init_state(
   if master_dtype is not None:
     dtypes = tuple(str(x.dtype) for x in jax.tree.leaves(trained))
     trained = jax.tree.map(lambda x: x.astype(master_dtype), trained)
+  mesh = _mesh.mesh_of(params)
   return TrainState(
-    step=jnp.zeros((), jnp.int32),
+    step=_mesh.on_mesh(jnp.zeros((), jnp.int32), mesh),
     params=trained,
     frozen=_tree.nest(frozen),
-    opt_state=optimizer.init(trained),
-    rng=jax.random.key(rng) if isinstance(rng, int) else rng,
+    opt_state=_mesh.on_mesh(optimizer.init(trained), mesh),
+    rng=_mesh.on_mesh(
+      jax.random.key(rng) if isinstance(rng, int) else rng, mesh
+    ),
     dtypes=dtypes,
   )
 

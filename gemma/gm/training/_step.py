@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from gemma.gm.losses import _mean
+from gemma.gm.sharding import _mesh
+from gemma.gm.sharding import _rules
 from gemma.gm.training import _state
 
 BatchLoss = Callable[[Any, Any, Any], _mean.Mean]
@@ -39,7 +41,9 @@ class Step:
 
     Args:
       state: The state. The memory of `params` and `opt_state` is given away.
-      batch: What the loss takes; each array begins with the axis of rows.
+      batch: What the loss takes; each array begins with the axis of rows. If
+        the parameters are on a mesh, rows are divided among its devices; of
+        several processes, each gives rows of its own.
 
     Returns:
       The next state, and what there is to tell.
@@ -53,19 +57,29 @@ class Step:
     if before is not None and before[0] is state.step:
       check(int(before[0]), before[1])
     _check_rows(batch, self._accumulate)
-    trained, step, metrics = self._update(
-      (state.params, state.opt_state),
-      state.frozen,
-      state.dtypes,
-      state.step,
-      state.rng,
-      batch,
-    )
+    mesh = _mesh_of(state)
+    if mesh is not None:
+      batch = _rules.put_batch(batch, mesh)
+    with _mesh.use_mesh(mesh):
+      trained, step, metrics = self._update(*_arguments(state, batch, mesh))
     metrics = {name: metrics[name] for name in _METRICS if name in metrics}
     self._before = step, metrics
     params, opt_state = trained
     state = state.replace(params=params, opt_state=opt_state, step=step)
     return state, metrics
+
+  def lower(self, state: _state.TrainState, batch: Any) -> jax.stages.Lowered:
+    """The step as a program, to look at before it runs, if it ever does.
+
+    `step.lower(state, batch).compile().memory_analysis()` tells what it needs.
+
+    Args:
+      state: The state, or its shapes with their shardings.
+      batch: As above.
+    """
+    mesh = _mesh_of(state)
+    with _mesh.use_mesh(mesh):
+      return self._update.lower(*_arguments(state, batch, mesh))
 
 
 def make_step(
@@ -144,11 +158,11 @@ def check(step: int, metrics: Mapping[str, Any]) -> None:
 
 def _compiled(
   loss: BatchLoss, optimizer: optax.GradientTransformation, accumulate: int
-) -> Callable[..., Any]:
+) -> Any:
   """The part that runs on the device."""
 
-  @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
-  def update(trained, frozen, dtypes, step, rng, batch):
+  @functools.partial(jax.jit, donate_argnums=0, static_argnums=(2, 6))
+  def update(trained, frozen, dtypes, step, rng, batch, places):
     params, opt_state = trained
 
     def total(params, batch, rng):
@@ -157,16 +171,51 @@ def _compiled(
 
     key = jax.random.fold_in(rng, step)
     mean, grads = _gradients(total, params, batch, key, accumulate)
+    grads = _placed(grads, places)
     norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
     updates, new_state = optimizer.update(grads, opt_state, params)
     new = optax.apply_updates(params, updates), new_state
     fine = jnp.isfinite(mean.value) & jnp.isfinite(norm)
     new = jax.tree.map(lambda x, old: jnp.where(fine, x, old), new, trained)
+    new = _placed(new, places)
     metrics = {'loss': mean.value, 'grad_norm': norm, 'tokens': mean.count}
     return new, step + 1, metrics | _learning_rate(new_state)
 
   return update
+
+
+def _mesh_of(state: _state.TrainState) -> jax.sharding.Mesh | None:
+  return _mesh.mesh_of(state.params) or _mesh.mesh_of(state.frozen)
+
+
+def _arguments(
+  state: _state.TrainState, batch: Any, mesh: jax.sharding.Mesh | None
+) -> tuple[Any, ...]:
+  """What the compiled part takes."""
+  trained, places = (state.params, state.opt_state), None
+  if mesh is not None:
+    places = tuple(x.sharding for x in jax.tree.leaves(trained))
+  return (
+    trained,
+    state.frozen,
+    state.dtypes,
+    state.step,
+    state.rng,
+    batch,
+    places,
+  )
+
+
+def _placed(tree: Any, places: tuple[Any, ...] | None) -> Any:
+  """Arrays where the first `places` say; as the compiler likes if None."""
+  if places is None:
+    return tree
+  leaves, structure = jax.tree.flatten(tree)
+  both = zip(leaves, places, strict=False)
+  return jax.tree.unflatten(
+    structure, [jax.lax.with_sharding_constraint(*x) for x in both]
+  )
 
 
 def _gradients(
