@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
-# The tests of a file share what they compile, so one worker runs them.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# The tests of a file share what they compile, so one worker runs them; files with
+# few tests are not left for the end, because some of them take long.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # The files with such tests: collecting the others takes longer than that.
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)

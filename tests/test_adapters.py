@@ -165,6 +165,7 @@ def test_factor_of_the_wrapper_is_written_down(tmp_path):
 PARTS = ('q_proj', 'v_proj', 'up_proj')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('per_head', [False, True])
 @pytest.mark.parametrize('use_dora', [False, True])
 @pytest.mark.parametrize('case', cases.CASES, ids=str)
@@ -441,6 +442,7 @@ def test_a_rank_does_not_stick():
     assert {min(x.shape) for x in jax.tree.leaves(lora)} <= {1, 2, rank}
 
 
+@pytest.mark.slow
 def test_published_way_to_sample(tiny):
   """The calls of the published notebook."""
   model = gm.nn.LoRA(rank=4, model=gm.nn.Gemma3_Tiny())

@@ -42,6 +42,7 @@ def context(chat):
   return chat.last_state.contexts()[0]
 
 
+@pytest.mark.slow
 def test_conversation_is_one_text(chat):
   """The context of a turn is all that was said, end tags included."""
   answers = [chat.chat(prompt) for prompt in ('Hi', 'What is 2 + 2?', 'Bye')]

@@ -45,6 +45,7 @@ def blocks(row):
   return [i for i, token in enumerate(row) if token < 0 and row[i - 1] == START]
 
 
+@pytest.mark.slow
 def test_images_in_any_turn_are_one_text(chat):
   """What is said later is said with all images before it."""
   answers = [
@@ -232,6 +233,7 @@ def test_streams(chat, capsys):
     assert context(other) == context(chat)
 
 
+@pytest.mark.slow
 def test_oldest_turns_are_dropped_with_their_images():
   """Room is counted in tokens of images; what is left is as if alone."""
   chat = new_chat(cache_length=96, on_full='roll')
@@ -252,6 +254,7 @@ def test_oldest_turns_are_dropped_with_their_images():
   )
 
 
+@pytest.mark.slow
 def test_schema_and_draft(chat):
   """Both know nothing of images, and need not."""
   schema = gm.text.Regex('(yes|no) it is')

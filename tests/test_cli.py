@@ -127,6 +127,7 @@ def same(path, other):
   assert dtypes[0] == dtypes[1]
 
 
+@pytest.mark.slow
 def test_convert_there_and_back(capsys, tiny, tmp_path):
   orbax, back = str(tmp_path / 'orbax'), str(tmp_path / 'back')
   source = str(tiny.path)
@@ -147,6 +148,7 @@ def test_convert_there_and_back(capsys, tiny, tmp_path):
   ).read_bytes()
 
 
+@pytest.mark.slow
 def test_convert_dtype(capsys, tmp_path):
   case = cases.GEMMA3
   paths = [str(tmp_path / name) for name in ('a', 'b', 'c', 'd')]
@@ -164,6 +166,7 @@ def test_convert_dtype(capsys, tmp_path):
   assert wide['final_norm']['scale'].dtype == 'float32'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['hf', 'flat', 'stacked'])
 def test_convert_with_an_adapter(capsys, tiny, layout, tmp_path):
   lora = test_adapters.adapters(tiny.params)
@@ -179,6 +182,7 @@ def test_convert_with_an_adapter(capsys, tiny, layout, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, read, fused)
 
 
+@pytest.mark.slow
 def test_sample_with_integers_and_an_adapter(capsys, tiny, tmp_path):
   lora = jax.tree.map(lambda x: 0 * x, test_adapters.adapters(tiny.params))
   adapter = str(tmp_path / 'lora')

@@ -43,6 +43,7 @@ def test_broken_bytes_are_not_held_back(tokenizer):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stream_of_any_tokens_is_their_text(tokenizer):
   """Random tokens, among them many bytes, tags, and what vanishes."""
   rng = np.random.RandomState(0)

@@ -71,6 +71,7 @@ def test_equals_naive(run, integers):
   np.testing.assert_allclose(run(*arguments), naive, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'run', [_experts.gathered_experts, _experts.grouped_experts]
 )

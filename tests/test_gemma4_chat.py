@@ -313,6 +313,7 @@ def test_saved_conversation_goes_on_identically(tmp_path):
   same_state(chat.last_state, other.last_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('thinking', [False, True])
 def test_oldest_turns_are_dropped_with_their_tools(thinking):
   chat = new_chat(thinking=thinking, cache_length=96, on_full='roll')
@@ -393,6 +394,7 @@ def test_what_reads_text_only():
     )
 
 
+@pytest.mark.slow
 def test_sampler_under_its_published_name():
   case = speaking(SMALL)
   fields = {

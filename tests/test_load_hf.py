@@ -52,6 +52,7 @@ def test_text_only_reads_the_text_only(tmp_path):
   equal(read, CASE.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('piece', [1, 999, 10**9])
 def test_pieces_make_the_whole(folder, piece, monkeypatch):
   ints = gm.ckpts.load_params(folder, quantize='int8')

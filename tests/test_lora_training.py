@@ -134,6 +134,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', WAYS)
 def test_dropout(way):
   """Of what it depends, and of what it does not."""
@@ -282,6 +283,7 @@ def test_wrapper_has_what_trainers_and_samplers_ask_for(capsys):
   assert logits.shape == (1, 2, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [
   {},
   {'use_dora': True},
@@ -332,6 +334,7 @@ def test_adapters_of_integers_train(method):
     assert path[-1].key in {'a', 'b', 'm'}
 
 
+@pytest.mark.slow
 def test_parts_and_heads_train():
   """Every factor has the gradient of the change that it makes."""
   lora = adapters(

@@ -198,6 +198,7 @@ def test_kauldron_finds_its_inputs():
   }
 
 
+@pytest.mark.slow
 def test_parameters_are_created_in_the_dtype_of_the_model():
   for dtype in (jnp.bfloat16, jnp.float32):
     model = gm.nn.Gemma3_1B(dtype=dtype)

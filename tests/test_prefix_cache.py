@@ -163,6 +163,7 @@ def test_with_guesses(plain):
   assert out.usage.cached_tokens == 40
 
 
+@pytest.mark.slow
 def test_samplers_of_the_same_parameters_share(sampler):
   sampler.sample(PREFIX[:5])
   other = dataclasses.replace(sampler, max_out_length=4)

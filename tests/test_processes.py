@@ -21,7 +21,10 @@ def start(folder, count, *rest):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  flags = f'--xla_force_host_platform_device_count={4 // count}'
+  flags = (
+    f'--xla_force_host_platform_device_count={4 // count} '
+    '--xla_backend_optimization_level=0'  # They compile longer than they run.
+  )
   env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_COMP')}
   return [
     subprocess.Popen(

@@ -174,6 +174,7 @@ def rolled(prompt, count, fresh):
     context = kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('draft', [None, gm.text.PromptLookup(num_tokens=2)])
 def test_rolling_goes_on_from_what_is_kept(draft):
   """After each roll, as if the first token and the newest were a prompt."""

@@ -151,6 +151,7 @@ def test_forms_of_images(sampler, tmp_path):
   assert sampler.sample([prompt] * 2, images=same, **short) == alone
 
 
+@pytest.mark.slow
 def test_equal_prefixes_show_equal_images(sampler):
   """Whole images are reused, and never those of another prompt."""
   cache = gm.text.PrefixCache(max_entries=9)
@@ -185,6 +186,7 @@ def test_prefix_that_ends_inside_an_image():
   assert _prefix_cache.common_prefix([rows[0], rows[0][:5]]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('draft', [None, *slow(gm.text.PromptLookup())])
 def test_rolling_drops_whole_images(draft):
   """What is left is computed as if nothing had been before."""
@@ -247,6 +249,7 @@ def test_caches_that_grow(sampler, monkeypatch):
   assert small.state.cache.cache_length < expected.state.cache.cache_length
 
 
+@pytest.mark.slow
 def test_model_with_adapters_sees(sampler):
   model = gm.nn.LoRA(rank=2, model=CASE.model, dtype=jnp.float32)
   params = model.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))['params']
@@ -287,6 +290,7 @@ def blind():
   return cases.GEMMA3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['blind', *slow('same', 'noisy', 'lookup')])
 def test_guesses_change_no_greedy_answer(sampler, kind):
   rng = np.random.RandomState(0)
@@ -317,6 +321,7 @@ def test_guesses_change_no_greedy_answer(sampler, kind):
   assert isinstance(again, str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('chunk_length', [8, *slow(3, 64)])
 def test_scores_and_vectors(sampler, chunk_length):
   """Of what is said; an image is seen, but not scored."""

@@ -36,6 +36,7 @@ def uncached(case, rows):
   return [x[: len(row)] for x, row in zip(logits, rows, strict=True)]
 
 
+@pytest.mark.slow
 def test_batch_alone_and_stream_are_the_same(case, sampler):
   """Ragged rows, each with its own method, whole and piece by piece."""
   prompts = case.prompts(*LENGTHS)

@@ -105,6 +105,7 @@ def test_adapters_on_integers_learn():
   assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trainable', [None, 'lora'])
 def test_parts_of_a_batch_are_the_batch(trainable):
   """Rows have from 1 to all of their tokens in the loss."""

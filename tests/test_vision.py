@@ -120,6 +120,7 @@ def test_a_row_is_as_if_alone(whole, wide, soft):
     close(alone, whole[i][row != 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cuts', [(), (5, 10), (4, 9, 17, 23), (16,)])
 def test_chunked_equals_one_shot(cuts, soft):
   """Past the window, with a cache; images whole, but anything between cut."""
@@ -176,6 +177,7 @@ def test_without_images_it_is_the_text_model():
   np.testing.assert_array_equal(plain, out)
 
 
+@pytest.mark.slow
 def test_samplers_take_the_model_for_text():
   text = dataclasses.replace(CASE.config, vision_encoder=None)
   text = cases.Case(CASE.name, text)
@@ -188,6 +190,7 @@ def test_samplers_take_the_model_for_text():
   assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('frozen', [True, False])
 def test_gradients(frozen):
   encoder = CASE.config.vision_encoder
@@ -274,6 +277,7 @@ def test_released_encoder_holds_no_square_of_patches():
   assert '4096,4096]' not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['read', 'made', 'kernels'])
 def test_integers_leave_vision_alone(how, tmp_path):
   gm.ckpts.save_params(CASE.params, tmp_path / 'm')

@@ -117,22 +117,36 @@ class _Split(NamedTuple):
     tokens: Mesh axes that divide the batch, and the length.
     vocab: The mesh axis that divides the rows of the table.
     width: That which divides its columns. They are gathered chunk by chunk.
+    stream: Whether those of `vocab` divide the length of the states, too.
   """
 
   tokens: tuple[Any, ...]
   vocab: str | None
   width: str | None
+  stream: bool
 
   @classmethod
   def of(cls, hidden: tuple[int, ...], table: tuple[int, ...]) -> '_Split':
     """As the mesh in context divides them."""
     tokens = _partition.spec_of(hidden[:-1][:2], 'BL'[: len(hidden) - 1])
     vocab, width = _partition.weight_spec(table, ['vocab', 'embed'])
-    return cls(tuple(tokens), vocab, width)
+    stream = False
+    if len(hidden) == 3 and vocab:
+      length = _partition.stream_spec(hidden, 'BLD')[1]
+      stream = vocab in _partition.names_of(length)
+    return cls(tuple(tokens), vocab, width, stream)
 
   @property
   def hidden(self) -> PartitionSpec:
-    """The spec of states, targets and losses."""
+    """The spec of states."""
+    if not self.stream:
+      return self.each
+    batch, length = self.tokens
+    return PartitionSpec(batch, (*_partition.names_of(length), self.vocab))
+
+  @property
+  def each(self) -> PartitionSpec:
+    """The spec of targets and losses."""
     return PartitionSpec(*self.tokens)
 
   @property
@@ -143,7 +157,7 @@ class _Split(NamedTuple):
   @property
   def given(self) -> tuple[PartitionSpec, ...]:
     """The specs of states, table, scale and targets."""
-    return self.hidden, self.table, PartitionSpec(self.vocab), self.hidden
+    return self.hidden, self.table, PartitionSpec(self.vocab), self.each
 
   @property
   def token_axes(self) -> tuple[str, ...]:
@@ -196,7 +210,7 @@ def _bwd(form: _Form, residuals: Any, cotangent: Any) -> Any:
     _backward_here, form, trained is not None
   )
   if form.split is not None:
-    specs = form.split.given, form.split.hidden, form.split.hidden
+    specs = form.split.given, form.split.each, form.split.each
     out = form.split.hidden, form.split.table
     run = _partition.run_local(run, specs, out)
   d_hidden, d_table = run(given, logz, cotangent)
@@ -210,7 +224,7 @@ def _forward(form: _Form, *given: Any) -> tuple[jax.Array, jax.Array]:
   """Losses, and the logarithm of what probabilities are divided by."""
   run: Callable[..., Any] = functools.partial(_forward_here, form)
   if form.split is not None:
-    out = form.split.hidden, form.split.hidden
+    out = form.split.each, form.split.each
     run = _partition.run_local(run, (form.split.given,), out)
   return run(given)
 
@@ -257,6 +271,7 @@ def _backward_here(
   """Gradients of the states, and of the table if it is trained."""
   hidden, targets = _rows(form, given)
   _, table, scale, _ = given
+  shape = logz.shape
   logz, cotangent = logz.reshape(-1), cotangent.reshape(-1)
   slope = cotangent * (1 + 2 * form.z_loss * logz)
 
@@ -281,17 +296,24 @@ def _backward_here(
   d_table = rows.bits if trained else None
   carry = jnp.zeros(hidden.shape, jnp.float32), d_table
   d_hidden, d_table = _over_vocab(form, hidden, table, visit, carry)
-  if form.split is not None and form.split.vocab:
+  d_hidden = d_hidden.astype(hidden.dtype).reshape(*shape, hidden.shape[-1])
+  if form.split is not None and form.split.stream:
+    d_hidden = jax.lax.psum_scatter(
+      d_hidden, form.split.vocab, scatter_dimension=1, tiled=True
+    )
+  elif form.split is not None and form.split.vocab:
     d_hidden = jax.lax.psum(d_hidden, form.split.vocab)
   if d_table is not None:
     d_table = rows.read(d_table)
-  return d_hidden.astype(hidden.dtype).reshape(given[0].shape), d_table
+  return d_hidden, d_table
 
 
 def _rows(form: _Form, given: Any) -> tuple[jax.Array, jax.Array]:
   """States `[R D]`, and targets as rows of the table that is here."""
   hidden, table, _, targets = given
   targets = targets.reshape(-1)
+  if form.split is not None and form.split.stream:
+    hidden = jax.lax.all_gather(hidden, form.split.vocab, axis=1, tiled=True)
   if form.split is not None and form.split.vocab:
     targets -= jax.lax.axis_index(form.split.vocab) * table.shape[0]
   return hidden.reshape(-1, hidden.shape[-1]), targets

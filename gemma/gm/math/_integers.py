@@ -113,4 +113,4 @@ def _summed(eqn: str, x: jax.Array, blocks: jax.Array, axis: int) -> jax.Array:
 
 
 def _product(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
-  return _project.project(eqn, x, w.astype(x.dtype), jnp.float32)
+  return _project.project_here(eqn, x, w.astype(x.dtype), jnp.float32)

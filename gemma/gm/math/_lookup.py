@@ -50,7 +50,8 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
 
   By rows: each device gives those that it has. By columns: each device gives
   its columns for all tokens of those with which it shares the table, and gets
-  whole rows back. What travels is of the size of the rows that are read.
+  whole rows back. What travels is of the size of the rows that are read. Rows
+  of the residual stream are divided among the devices that share them.
   """
   width = table.shape[-1]
   columns = _partition.weight_spec((width,), ['embed'])[0]
@@ -58,6 +59,10 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
   letters = 'BL'[: index.ndim] + '_' * (index.ndim - 2)
   spec = _partition.spec_of(index.shape, letters)
   shared = columns in _partition.names_of(spec[0])
+  out = spec
+  if table.ndim == 2 and index.ndim == 2:
+    out = _partition.stream_spec((*index.shape, width), 'BLD')
+  stream = out[1:2] != spec[1:2]  # Then it is the devices of `vocab` that do.
 
   def local(table: jax.Array, index: jax.Array) -> jax.Array:
     if shared:
@@ -68,7 +73,9 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
     rows = _rows(table, jnp.where(inside, index, 0))
     inside = inside.reshape(inside.shape + (1,) * (rows.ndim - inside.ndim))
     rows = jnp.where(inside, rows, 0)
-    if vocab:
+    if vocab and stream:
+      rows = jax.lax.psum_scatter(rows, vocab, scatter_dimension=1, tiled=True)
+    elif vocab:
       rows = jax.lax.psum(rows, vocab)
     if shared:
       return jax.lax.all_to_all(rows, columns, 0, rows.ndim - 1, tiled=True)
@@ -78,8 +85,8 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
 
   between = (None,) * (table.ndim - 2)
   table_spec = PartitionSpec(vocab, *between, columns)
-  out = PartitionSpec(*spec)
-  return _partition.run_local(local, (table_spec, spec), out)(table, index)
+  run = _partition.run_local(local, (table_spec, spec), PartitionSpec(*out))
+  return run(table, index)
 
 
 def _on_host(table: jax.Array, index: jax.Array) -> jax.Array:

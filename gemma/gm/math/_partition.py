@@ -83,6 +83,12 @@ def sizes() -> dict[str, int]:
   }
 
 
+def platform() -> str:
+  """That of the mesh in context, or of what computes without one."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def spec(shape: Sequence[int], axes: Iterable[str | None]) -> PartitionSpec:
   """How activations of some logical axes are divided.
 
@@ -136,19 +142,30 @@ def constrain(x: Shaped[Array, '...'], letters: str) -> Shaped[Array, '...']:
   Args:
     x: The activation.
     letters: A letter for each axis; one that stands for no logical axis is not
-      divided. What ends in `D` is of the residual stream.
+      divided. What ends in `D` is the residual stream.
   """
   if not sizes():
     return x
-  axes = [LETTERS.get(letter) for letter in letters]
-  if letters[-1:] == 'D':
-    axes = ['stream' if axis == 'length' else axis for axis in axes]
-  return jax.lax.with_sharding_constraint(x, spec(x.shape, axes))
+  return jax.lax.with_sharding_constraint(x, stream_spec(x.shape, letters))
 
 
 def spec_of(shape: Sequence[int], letters: str) -> PartitionSpec:
   """`spec` of axes that are given as letters."""
   return spec(shape, [LETTERS.get(letter) for letter in letters])
+
+
+def stream_spec(shape: Sequence[int], letters: str) -> PartitionSpec:
+  """`spec_of`, for the residual stream too: that is what ends in `D`."""
+  axes = [LETTERS.get(letter) for letter in letters]
+  if letters[-1:] == 'D':
+    axes = ['stream' if axis == 'length' else axis for axis in axes]
+  return spec(shape, axes)
+
+
+def weight_spec_of(shape: Sequence[int], letters: str) -> PartitionSpec:
+  """`weight_spec` of axes that are given as letters; not for experts."""
+  known = (LETTERS.get(letter) for letter in letters)
+  return weight_spec(shape, [x if x != 'expert' else None for x in known])
 
 
 def run_local(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
+from gemma.gm.math import _parallel_project
 from gemma.gm.math import _partition
 
 # The matrix units of a CPU take bfloat16 from two rows on. For a single one,
@@ -20,7 +21,6 @@ from gemma.gm.math import _partition
 _ROWS = 2
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
 def project(
   eqn: str, x: Float[Array, 'B L ...'], w: Float[Array, '...'], dtype: Any
 ) -> Float[Array, '...']:
@@ -38,6 +38,16 @@ def project(
   Returns:
     The product.
   """
+  if _partition.sizes():
+    return _parallel_project.project(eqn, x, w, dtype)
+  return project_here(eqn, x, w, dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+def project_here(
+  eqn: str, x: Float[Array, 'B L ...'], w: Float[Array, '...'], dtype: Any
+) -> Float[Array, '...']:
+  """`project` whose parts, if there is a mesh, are left to the compiler."""
   if jax.default_backend() == 'cpu' and not _partition.sizes():
     return _in_place(eqn, x, w).astype(dtype)
   return jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32).astype(dtype)
@@ -83,13 +93,13 @@ def _dot(x, w, contracted, batch):
   )
 
 
-@functools.partial(project.defjvp, symbolic_zeros=True)
+@functools.partial(project_here.defjvp, symbolic_zeros=True)
 def _project_jvp(
   eqn: str, dtype: Any, primals: tuple[Any, Any], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, jax.Array]:
   """The product rule, without the terms of what is not trained."""
   (x, w), (dx, dw) = primals, tangents
-  out = project(eqn, x, w, dtype)
+  out = project_here(eqn, x, w, dtype)
   terms = [
     jnp.einsum(eqn, a, b, preferred_element_type=dtype)
     for a, b in ((dx, w), (x, dw))

@@ -23,6 +23,7 @@ _LINE = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r'(?:body|calls|to_apply|condition)=%?([\w.\-]+)')
+_GROUPS = re.compile(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 
 
@@ -117,6 +118,8 @@ class _Program:
     found = re.search(r'op_name="([^"]*)"', op.rest)
     source = found[1] if found else ''
     parts = [_nbytes(x) for x in _ARRAY.findall(op.shape)]
+    if kind == 'reduce-scatter':
+      parts = [nbytes * _group_size(op.rest) for nbytes in parts]
     if kind != 'all-reduce':
       yield Collective(kind, sum(parts), times, source)
       return
@@ -156,6 +159,14 @@ class _Program:
     if branches := _BRANCHES.search(op.rest):
       names += re.findall(r'%?([\w.\-]+)', branches[1])
     return dict.fromkeys(name for name in names if name in self._ops)
+
+
+def _group_size(rest: str) -> int:
+  """How many devices exchange something with each other."""
+  found = _GROUPS.search(rest)
+  if found is None:
+    return 1
+  return int(found[1]) if found[1] else found[2].count(',') + 1
 
 
 def _bits(dtype: str) -> int:
