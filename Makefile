@@ -8,6 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # The tests of a file share what they compile, so one worker runs them; files with
 # few tests are not left for the end, because some of them take long.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 
 # The files with such tests: collecting the others takes longer than that.
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
@@ -23,11 +24,11 @@ test: $(VENV)/dev  ## All tests, those against transformers and the slow ones to
 	$(MAKE) mesh VENV=$(VENV)
 
 mesh: $(VENV)/test  ## The tests on eight devices.
-	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(PYTEST) --dist load \
-	  -m mesh $(MESH_TESTS)
+	$(EIGHT) $(PYTEST) --dist load -m "mesh and not kauldron" $(MESH_TESTS)
 
 train-test: $(VENV)/train  ## The tests that train with Kauldron.
-	$(PYTEST) -m kauldron $(TRAIN_TESTS)
+	$(PYTEST) -m "kauldron and not mesh" $(TRAIN_TESTS)
+	$(EIGHT) $(PYTEST) -m "kauldron and mesh" $(TRAIN_TESTS)
 
 check: lint fast  ## Format, lint, types, and the fast tests.
 

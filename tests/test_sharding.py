@@ -85,26 +85,41 @@ def logits_of(case):
   return jax.jit(lambda p, t: case.model.apply({'params': p}, t).logits)
 
 
+def prompts_of(case):
+  return case.prompts(5, 9, 3)
+
+
+@functools.cache
+def on_one_device(case):
+  """Logits, the loss with gradients, and a prompt with three tokens behind."""
+  tokens = tokens_of(case)
+  logits = logits_of(case)(case.params, tokens)
+  grads = loss_of(case)(case.params, tokens)
+  out = case.sampler(max_out_length=4).sample(prompts_of(case), logprobs=0)
+  return jax.device_get((logits, grads)), out
+
+
 @CASES
 @pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.slow
 def test_equals_one_device(case, preset):
-  """Forward, loss, gradients; and a prompt with three tokens behind it."""
+  """Forward, loss, gradients, sampling."""
   rules, params = on_mesh(case, preset)
+  if preset == 'EXPERT' and case.config.experts is None:
+    fsdp = gm.sharding.FSDP.fit(case.params)
+    assert rules(case.params) == fsdp(case.params)
+    return
+  (logits, grads), expected = on_one_device(case)
   tokens = tokens_of(case)
   real = (tokens > 0)[..., None]
-  expected = logits_of(case)(case.params, tokens) * real
-  grads = loss_of(case)(case.params, tokens)
   with gm.sharding.use_mesh(rules.mesh):
     batch = rules.put(tokens)
-    assert_close(logits_of(case)(params, batch) * real, expected, case)
+    out = logits_of(case)(params, batch)
+    assert_close(out * real, logits * real, case)
     assert_close(loss_of(case)(params, batch), grads, case)
 
-  prompts = case.prompts(5, 9, 3)
-  one = case.sampler(max_out_length=4)
   many = case.sampler(max_out_length=4, sharding=rules)
-  expected = one.sample(prompts, logprobs=0)
-  out = many.sample(prompts, logprobs=0)
+  out = many.sample(prompts_of(case), logprobs=0)
   assert out.text == expected.text
   for a, b in zip(out.logprobs, expected.logprobs, strict=True):
     assert_close(np.asarray(a), np.asarray(b), case)
