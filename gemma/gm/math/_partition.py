@@ -83,10 +83,11 @@ def sizes() -> dict[str, int]:
   }
 
 
-def platform() -> str:
-  """That of the mesh in context, or of what computes without one."""
+def on_cpu() -> bool:
+  """Whether devices, those of the mesh in context if there is one, are CPUs."""
   device = jax.sharding.get_abstract_mesh().abstract_device
-  return jax.default_backend() if device is None else device.platform
+  kind = jax.default_backend() if device is None else device.device_kind
+  return kind == 'cpu'
 
 
 def spec(shape: Sequence[int], axes: Iterable[str | None]) -> PartitionSpec:

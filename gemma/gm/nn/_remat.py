@@ -51,7 +51,7 @@ def run_alone(
     x: What it gets.
     index: Indices of tokens: not negative, which compilers do not know.
   """
-  if _partition.platform() != 'cpu':
+  if not _partition.on_cpu():
     return run(block, x)
   return nn.cond(index[0, 0] >= 0, run, lambda block, x: x, block, x)
 
