@@ -181,13 +181,12 @@ def cost_of(
   on_cpu = devices[0].platform == 'cpu'
   exchanged = 0.0
   for one in gm.sharding.collectives(compiled):
-    nbytes = one.nbytes * one.times
-    # All that is large is bfloat16, which a CPU sends as float32.
-    exchanged += nbytes / 2 if on_cpu else nbytes
-    if one.kind == 'all-reduce':  # A reduce-scatter and an all-gather.
-      exchanged += nbytes / 2 if on_cpu else nbytes
-  temporary = memory.temp_size_in_bytes
-  peak = memory.argument_size_in_bytes + temporary
+    # An all-reduce is a reduce-scatter and an all-gather.
+    both = 2 if one.kind == 'all-reduce' else 1
+    exchanged += one.nbytes * one.times * both
+  if on_cpu:  # All that is large is bfloat16, which a CPU sends as float32.
+    exchanged /= 2
+  peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   if not on_cpu:  # CPUs do not tell.
     peak = memory.peak_memory_in_bytes
   axes = ', '.join(f'{k}={n}' for k, n in rules.mesh.shape.items() if n > 1)
@@ -209,9 +208,7 @@ def lower(
   at_once: bool = False,
 ) -> tuple[gm.sharding.Rules, Any]:
   """A step that is traced, with shapes in place of arrays."""
-  shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
-  )['params']
+  shapes = shapes_of(model)
   rules = getattr(gm.sharding, preset).fit(shapes, devices=devices)
   optimizer = optax.adamw(1e-4)
   state = jax.eval_shape(
@@ -241,6 +238,12 @@ def lower(
   return rules, step.lower(state, batch)
 
 
+def shapes_of(model: gm.nn.Transformer) -> Any:
+  """Those of the parameters."""
+  tokens = jnp.zeros((1, 8), jnp.int32)
+  return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+
+
 def placed(tree: Any, shardings: Any) -> Any:
   """Shapes with shardings."""
   return jax.tree.map(
@@ -263,9 +266,7 @@ def flops(model: gm.nn.Transformer) -> float:
   four in the backward pass; and what attention does for each pair of tokens.
   """
   config = model.config
-  shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
-  )['params']
+  shapes = shapes_of(model)
   weights = 0.0
   for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
     name, size = jax.tree_util.keystr(path), math.prod(leaf.shape)

@@ -359,9 +359,7 @@ def _summed(form: _Form, d_part: jax.Array) -> jax.Array:
     return d_part
   if width in form.split.token_axes:
     return jax.lax.psum_scatter(d_part, width, scatter_dimension=1, tiled=True)
-  own = d_part.shape[1] // jax.lax.axis_size(width)
-  first = jax.lax.axis_index(width) * own
-  return jax.lax.dynamic_slice_in_dim(d_part, first, own, axis=1)
+  return _partition.own_part(d_part, width, 1)
 
 
 def _logits(form: _Form, hidden: jax.Array, part: jax.Array) -> jax.Array:

@@ -155,7 +155,7 @@ class _Product(NamedTuple):
     if self.needs_all_tokens and part.is_stream:
       return jax.lax.all_gather(x, _SPLIT, axis=part.length, tiled=True)
     if not self.needs_all_tokens and other.is_stream and not part.is_stream:
-      return _own(x, _SPLIT, part.length)
+      return _partition.own_part(x, _SPLIT, part.length)
     return x
 
 
@@ -172,7 +172,7 @@ def _forward(
         w = jax.lax.all_gather(w, name, axis=axis, tiled=True)
       elif letter not in out.axes:
         if name not in x_part.names(letter):
-          x = _own(x, name, x_part.axes.index(letter))
+          x = _partition.own_part(x, name, x_part.axes.index(letter))
         sums.append(name)
       elif name not in out.names(letter):
         gathers.append((name, out.axes.index(letter)))
@@ -185,7 +185,7 @@ def _forward(
       sums.remove(_SPLIT)
       y = _scattered(y, _SPLIT, out.length)
     else:
-      y = _own(y, _SPLIT, out.length)
+      y = _partition.own_part(y, _SPLIT, out.length)
   elif not parts.needs_all_tokens and x_part.is_stream and not out.is_stream:
     y = jax.lax.all_gather(y, _SPLIT, axis=out.length, tiled=True)
   return jax.lax.psum(y, tuple(sums)) if sums else y
@@ -205,22 +205,15 @@ def _weight_gradient(
         scatters.append((name, axis))
       elif letter in out.axes:
         if name not in out.names(letter):
-          grad = _own(grad, name, out.axes.index(letter))
+          grad = _partition.own_part(grad, name, out.axes.index(letter))
       elif name not in x_part.names(letter):
-        x = _own(x, name, x_part.axes.index(letter))
+        x = _partition.own_part(x, name, x_part.axes.index(letter))
   eqn = f'{x_part.axes},{out.axes}->{w_part.axes}'
   dw = jnp.einsum(eqn, x, grad, preferred_element_type=jnp.float32)
   dw = dw.astype(dtype)
   for name, axis in scatters:
     dw = _scattered(dw, name, axis)
   return jax.lax.psum(dw, tuple(sorted(sums))) if sums else dw
-
-
-def _own(x: jax.Array, name: str, axis: int) -> jax.Array:
-  """Of what all devices of a mesh axis have, the part of this one."""
-  size = x.shape[axis] // jax.lax.axis_size(name)
-  first = jax.lax.axis_index(name) * size
-  return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
 
 
 def _scattered(x: jax.Array, name: str, axis: int) -> jax.Array:

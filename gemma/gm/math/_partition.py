@@ -4,7 +4,8 @@ Arrays have logical axes, meshes have axes of devices, and `AXES` says which go
 together. A mesh in JAX's own context (`jax.set_mesh`), whose axes have these
 names, is all that computations need to know; without one, nothing here does
 anything. Compilers are told where activations lie; what they are known to
-divide badly (attention, tables, experts) is computed part by part.
+divide badly (products with weights, attention, tables, experts) is computed
+part by part.
 """
 
 from collections.abc import Callable
@@ -182,6 +183,16 @@ def run_local(
   return jax.shard_map(
     fun, in_specs=in_specs, out_specs=out_specs, check_vma=False
   )
+
+
+def own_part(x: Shaped[Array, '...'], name: str, axis: int) -> jax.Array:
+  """Of what all devices of a mesh axis have, the part of this one.
+
+  For use inside of `run_local`.
+  """
+  size = x.shape[axis] // jax.lax.axis_size(name)
+  first = jax.lax.axis_index(name) * size
+  return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
 
 
 def names_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
