@@ -125,6 +125,23 @@ def test_equals_one_device(case, preset):
     assert_close(np.asarray(a), np.asarray(b), case)
 
 
+@pytest.mark.slow
+def test_experts_divided_in_every_way():
+  """Among devices, along their hidden layers and along the model's width."""
+  case = cases.NAMED['gemma4_experts']
+  mesh = gm.sharding.make_mesh(expert=2, fsdp=2, tensor=2)
+  rules = gm.sharding.FSDP_TENSOR.on(mesh)
+  params = jax.device_put(case.params, rules(case.params))
+  gating = params['layer_0']['mlp']['gating_einsum']['w']
+  assert gating.size == 8 * gating.addressable_shards[0].data.size
+  (logits, grads), _ = on_one_device(case)
+  tokens = tokens_of(case)
+  with gm.sharding.use_mesh(mesh):
+    real = (tokens > 0)[..., None]
+    assert_close(logits_of(case)(params, tokens) * real, logits * real, case)
+    assert_close(loss_of(case)(params, tokens), grads, case)
+
+
 @pytest.mark.parametrize('name', ['gemma2_by_head_dim', 'gemma3_gqa'])
 @pytest.mark.slow
 def test_rows_in_parts(name):

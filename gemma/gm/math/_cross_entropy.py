@@ -297,12 +297,11 @@ def _backward_here(
   carry = jnp.zeros(hidden.shape, jnp.float32), d_table
   d_hidden, d_table = _over_vocab(form, hidden, table, visit, carry)
   d_hidden = d_hidden.astype(hidden.dtype).reshape(*shape, hidden.shape[-1])
-  if form.split is not None and form.split.stream:
-    d_hidden = jax.lax.psum_scatter(
-      d_hidden, form.split.vocab, scatter_dimension=1, tiled=True
-    )
-  elif form.split is not None and form.split.vocab:
-    d_hidden = jax.lax.psum(d_hidden, form.split.vocab)
+  if form.split is not None and form.split.vocab:
+    if form.split.stream:
+      d_hidden = _partition.scattered(d_hidden, form.split.vocab, 1)
+    else:
+      d_hidden = jax.lax.psum(d_hidden, form.split.vocab)
   if d_table is not None:
     d_table = rows.read(d_table)
   return d_hidden, d_table
@@ -312,9 +311,9 @@ def _rows(form: _Form, given: Any) -> tuple[jax.Array, jax.Array]:
   """States `[R D]`, and targets as rows of the table that is here."""
   hidden, table, _, targets = given
   targets = targets.reshape(-1)
-  if form.split is not None and form.split.stream:
-    hidden = jax.lax.all_gather(hidden, form.split.vocab, axis=1, tiled=True)
   if form.split is not None and form.split.vocab:
+    if form.split.stream:
+      hidden = _partition.gathered(hidden, form.split.vocab, 1)
     targets -= jax.lax.axis_index(form.split.vocab) * table.shape[0]
   return hidden.reshape(-1, hidden.shape[-1]), targets
 
@@ -341,7 +340,7 @@ def _part(
   """Some rows of the table, in the dtype of the states."""
   part = _slices.take(table, start, size)
   if form.split is not None and form.split.width:
-    part = jax.lax.all_gather(part, form.split.width, axis=1, tiled=True)
+    part = _partition.gathered(part, form.split.width, 1)
   if scale is not None:
     part = part.astype(scale.dtype) / _slices.take(scale, start, size)
   return part.astype(like.dtype)
@@ -358,7 +357,7 @@ def _summed(form: _Form, d_part: jax.Array) -> jax.Array:
   if width is None:
     return d_part
   if width in form.split.token_axes:
-    return jax.lax.psum_scatter(d_part, width, scatter_dimension=1, tiled=True)
+    return _partition.scattered(d_part, width, 1)
   return _partition.own_part(d_part, width, 1)
 
 

@@ -1,44 +1,32 @@
 """Mixtures of experts: each token goes through a few of many feed-forwards.
 
-Axes: *B any batch dims, M tokens, D model, E experts, C experts of a token, F
-hidden, G = 2 the gate and the other branch, R = M * C pairs of a token and one
-of its experts.
+On a mesh, each device runs those experts, or those parts of all experts, that
+it has.
+
+Axes: B batch, L length, D model, E experts, C experts of a token, F hidden,
+G = 2 the gate and the other branch.
 """
 
+from collections.abc import Callable
+import functools
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
-from jaxtyping import Shaped
 
-from gemma.gm.math import _integers
+from gemma.gm.math import _expert_products
 from gemma.gm.math import _partition
 
-
-class Weights(NamedTuple):
-  """One weight of all experts, which stands for `w / scale`.
-
-  Attributes:
-    w: The weights, or their integers.
-    scale: Of integers, with 1 in place of the axis that is summed over.
-  """
-
-  w: Shaped[Array, 'E ...']
-  scale: Float[Array, 'E ...'] | None = None
-
-  def of(self, index: int | Int[Array, '*B']) -> 'Weights':
-    """Those of some experts."""
-    scale = None if self.scale is None else self.scale[index]
-    return Weights(self.w[index], scale)
+Weights = _expert_products.Weights
 
 
 def route(
-  logits: Float[Array, '*B E'], top_k: int
-) -> tuple[Float[Array, '*B C'], Int[Array, '*B C']]:
+  logits: Float[Array, 'B L E'], top_k: int
+) -> tuple[Float[Array, 'B L C'], Int[Array, 'B L C']]:
   """The experts that each token takes, and how much of each.
 
   Args:
@@ -49,21 +37,33 @@ def route(
     Weights that add up to 1, and the numbers of the experts. Exact: an
     approximate selection drops some on accelerators.
   """
+  run = functools.partial(_route, top_k=top_k)
+  if not _partition.sizes():
+    return run(logits)
+  # Compilers bring all tokens together for `top_k`.
+  spec = _partition.spec_of(logits.shape, 'BLE')
+  shares, index = _partition.run_local(run, (spec,), (spec, spec))(logits)
+  return shares, index
+
+
+def _route(logits: jax.Array, *, top_k: int) -> tuple[jax.Array, jax.Array]:
+  """`route` of one device."""
   top, index = jax.lax.top_k(logits.astype(jnp.float32), top_k)
   return jax.nn.softmax(top, axis=-1), index
 
 
 def apply_experts(
-  x: Float[Array, '*B D'],
-  shares: Float[Array, '*B C'],
-  index: Int[Array, '*B C'],
+  x: Float[Array, 'B L D'],
+  shares: Float[Array, 'B L C'],
+  index: Int[Array, 'B L C'],
   gating: Weights,
   linear: Weights,
-) -> Float[Array, '*B D']:
-  """Sum of the chosen experts' outputs, in float32. No token is dropped.
+) -> Float[Array, 'B L D']:
+  """Sum of the chosen experts' outputs. No token is dropped.
 
-  With fewer pairs than experts, the weights of each pair are gathered, so that
-  the others are not read; with more, pairs are sorted by expert.
+  With fewer pairs of a token and one of its experts than experts, the weights
+  of each pair are gathered, so that the others are not read; with more, pairs
+  are sorted by expert.
 
   Args:
     x: Tokens.
@@ -77,153 +77,73 @@ def apply_experts(
 
 
 # Tokens, their shares and their experts; both weights of all experts.
-_Tokens = tuple[jax.Array, jax.Array, jax.Array]
+_Tokens = tuple[jax.Array, ...]
 _Both = tuple[Weights, Weights]
 
 
 def _apply(tokens: _Tokens, weights: _Both) -> jax.Array:
   """`apply_experts` on one device."""
   few = tokens[2].size < weights[0].w.shape[0]
-  run = gathered_experts if few else grouped_experts
+  run: Callable[..., jax.Array] = (
+    _expert_products.gathered_experts
+    if few
+    else _expert_products.grouped_experts
+  )
   x, shares, index = (y.reshape(-1, y.shape[-1]) for y in tokens)
-  return run(x, shares, index, *weights).reshape(tokens[0].shape)
+  out = run(x, shares, index, *weights)
+  return out.reshape(tokens[0].shape).astype(x.dtype)
 
 
 def _in_parts(tokens: _Tokens, weights: _Both) -> jax.Array:
-  """`apply_experts` of which each device runs the experts that it has.
+  """`apply_experts` of which each device computes a part.
 
-  Devices that share the experts between them give each other all their tokens,
-  and add up what comes out: however tokens are spread, none is dropped.
+  Devices that share experts, or parts of them, between them give each other all
+  their tokens, and add up what comes out: however tokens are spread, none is
+  dropped. Weights are gathered along their width.
   """
-  batch = tokens[0].shape[:-1]
-  rows = _partition.spec_of(batch, 'BL'[: len(batch)])
-  gating = _specs(weights[0], ('expert', None, 'mlp', None))
-  linear = _specs(weights[1], ('expert', 'mlp', None))
+  stream = _partition.stream_spec(tokens[0].shape, 'BLD')
+  gating = _specs(weights[0], ('expert', None, 'mlp', 'embed'))
+  linear = _specs(weights[1], ('expert', 'mlp', 'embed'))
   experts, hidden, _ = linear.w
-  shared = experts if experts in _partition.names_of(rows[0]) else None
+  shared = [name for name in (hidden, experts) if name is not None]
 
   def local(tokens: _Tokens, weights: _Both) -> jax.Array:
+    weights = jax.tree.map(_with_whole_width, weights, (gating, linear))
+    for name in shared:
+      axis = _axis_of(name, stream)
+      if axis is not None:
+        tokens = tuple(_partition.gathered(y, name, axis) for y in tokens)
     x, shares, index = tokens
-    if shared:
-      x, shares, index = (
-        jax.lax.all_gather(y, shared, axis=0, tiled=True) for y in tokens
-      )
     if experts:
       count = weights[0].w.shape[0]
-      index -= jax.lax.axis_index(experts) * count
-      here = (index >= 0) & (index < count)
-      shares, index = jnp.where(here, shares, 0), jnp.where(here, index, count)
+      index = index - jax.lax.axis_index(experts) * count
+      index = jnp.where((index >= 0) & (index < count), index, count)
     out = _apply((x, shares, index), weights)
-    sums = tuple(
-      name for name in (hidden, experts) if name not in (None, shared)
-    )
-    if sums:
-      out = jax.lax.psum(out, sums)
-    if shared:
-      out = jax.lax.psum_scatter(out, shared, scatter_dimension=0, tiled=True)
+    for name in shared:
+      axis = _axis_of(name, stream)
+      if axis is None:
+        out = jax.lax.psum(out, name)
+      else:
+        out = _partition.scattered(out, name, axis)
     return out
 
-  run = _partition.run_local(local, (rows, (gating, linear)), rows)
-  return run(tokens, weights)
+  specs = (stream, stream, stream), (gating, linear)
+  return _partition.run_local(local, specs, stream)(tokens, weights)
 
 
 def _specs(weights: Weights, axes: tuple[str | None, ...]) -> Any:
-  """How the weights of experts are divided, the model's width left whole."""
+  """How the weights of experts are divided."""
   return jax.tree.map(lambda x: _partition.weight_spec(x.shape, axes), weights)
 
 
-def naive_experts(
-  x: Float[Array, 'M D'],
-  shares: Float[Array, 'M C'],
-  index: Int[Array, 'M C'],
-  gating: Weights,
-  linear: Weights,
-) -> Float[Array, 'M D']:
-  """`apply_experts`, all experts for all tokens. The definition, the oracle."""
-  out = jnp.zeros(x.shape, jnp.float32)
-  for expert in range(gating.w.shape[0]):
-    share = jnp.sum(jnp.where(index == expert, shares, 0), axis=1)
-    gate, up = _product('MD,GFD->GMF', x, gating.of(expert))
-    y = _product('MF,FD->MD', _active(gate, up), linear.of(expert))
-    out += share[:, None] * y.astype(jnp.float32)
-  return out
+def _axis_of(name: str, spec: PartitionSpec) -> int | None:
+  """The axis that a mesh axis divides."""
+  entries = [_partition.names_of(entry) for entry in spec]
+  return next((i for i, names in enumerate(entries) if name in names), None)
 
 
-def gathered_experts(
-  x: Float[Array, 'M D'],
-  shares: Float[Array, 'M C'],
-  index: Int[Array, 'M C'],
-  gating: Weights,
-  linear: Weights,
-) -> Float[Array, 'M D']:
-  """`apply_experts` with a copy of the weights for each pair."""
-  index = jnp.minimum(index, gating.w.shape[0] - 1)  # The others' share is 0.
-  gate, up = _product('MD,MCGFD->GMCF', x, gating.of(index))
-  y = _product('MCF,MCFD->MCD', _active(gate, up), linear.of(index))
-  return jnp.einsum('MC,MCD->MD', shares, y.astype(jnp.float32))
-
-
-def grouped_experts(
-  x: Float[Array, 'M D'],
-  shares: Float[Array, 'M C'],
-  index: Int[Array, 'M C'],
-  gating: Weights,
-  linear: Weights,
-) -> Float[Array, 'M D']:
-  """`apply_experts` as one product for each expert: for many tokens."""
-  order = jnp.argsort(index.reshape(-1), stable=True)  # R
-  expert, token = index.reshape(-1)[order], order // index.shape[1]
-  gate, up = jnp.split(_grouped(x[token], _flat(gating), expert, 2), 2, axis=1)
-  y = _grouped(_active(gate, up), linear, expert, 1)
-  # Pairs whose expert is elsewhere come last, and of them nothing is computed.
-  y = jnp.where(expert[:, None] < linear.w.shape[0], y.astype(jnp.float32), 0)
-  y *= shares.reshape(-1)[order][:, None]
-  return jnp.zeros(x.shape, jnp.float32).at[token].add(y)
-
-
-def _active(gate: jax.Array, up: jax.Array) -> jax.Array:
-  wide = jax.nn.gelu(gate.astype(jnp.float32), approximate=True)
-  return wide.astype(up.dtype) * up
-
-
-def _product(eqn: str, x: jax.Array, weights: Weights) -> jax.Array:
-  """An einsum with weights, in the dtype of `x`."""
-  w = weights.w.astype(x.dtype)
-  y = jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32)
-  if weights.scale is not None:
-    y = _integers.unscale(eqn, y, weights.scale)
-  return y.astype(x.dtype)
-
-
-def _flat(gating: Weights) -> Weights:
-  """Both branches of each expert side by side, `[E 2F D]`."""
-  return jax.tree.map(lambda x: jax.lax.collapse(x, 1, 3), gating)
-
-
-def _grouped(
-  x: Float[Array, 'R I'], weights: Weights, expert: Int[Array, 'R'], axis: int
-) -> Float[Array, 'R O']:
-  """Rows of `x` times the weight of their expert, by which they are sorted.
-
-  Args:
-    x: Rows.
-    weights: The weights.
-    expert: The expert of each row.
-    axis: Axis of the weights that is summed over; read as it lies in memory.
-  """
-  numbers = jax.lax.RaggedDotDimensionNumbers(
-    dot_dimension_numbers=(((1,), (axis,)), ((), ())),
-    lhs_ragged_dimensions=[0],
-    rhs_group_dimensions=[0],
-  )
-  sizes = jnp.bincount(expert, length=weights.w.shape[0])
-  y = jax.lax.ragged_dot_general(
-    x,
-    weights.w.astype(x.dtype),
-    sizes,
-    numbers,
-    preferred_element_type=jnp.float32,
-  )
-  if weights.scale is not None:
-    y = y / jnp.squeeze(weights.scale, axis)[expert].astype(jnp.float32)
-  return y.astype(x.dtype)
+def _with_whole_width(w: jax.Array, spec: PartitionSpec) -> jax.Array:
+  """A weight of experts whose last axis is in one piece."""
+  for name in _partition.names_of(spec[-1]):
+    w = _partition.gathered(w, name, w.ndim - 1)
+  return w

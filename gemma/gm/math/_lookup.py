@@ -66,7 +66,7 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
 
   def local(table: jax.Array, index: jax.Array) -> jax.Array:
     if shared:
-      index = jax.lax.all_gather(index, columns, axis=0, tiled=True)
+      index = _partition.gathered(index, columns, 0)
     if vocab:
       index -= jax.lax.axis_index(vocab) * table.shape[0]
     inside = (index >= 0) & (index < table.shape[0])
@@ -74,13 +74,13 @@ def _in_parts(table: jax.Array, index: jax.Array) -> jax.Array:
     inside = inside.reshape(inside.shape + (1,) * (rows.ndim - inside.ndim))
     rows = jnp.where(inside, rows, 0)
     if vocab and stream:
-      rows = jax.lax.psum_scatter(rows, vocab, scatter_dimension=1, tiled=True)
+      rows = _partition.scattered(rows, vocab, 1)
     elif vocab:
       rows = jax.lax.psum(rows, vocab)
     if shared:
       return jax.lax.all_to_all(rows, columns, 0, rows.ndim - 1, tiled=True)
     if columns:
-      return jax.lax.all_gather(rows, columns, axis=rows.ndim - 1, tiled=True)
+      return _partition.gathered(rows, columns, rows.ndim - 1)
     return rows
 
   between = (None,) * (table.ndim - 2)

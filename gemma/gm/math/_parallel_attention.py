@@ -100,7 +100,7 @@ def _row_keys(
   reach = None if mask.window is None else mask.window - 1
   is_local = mask.causal and mask.dense is None and mask.q_last is None
   if not is_local or reach is None or reach > (devices - 2) * length:
-    gathered = (jax.lax.all_gather(x, _ROW, axis=1, tiled=True) for x in own)
+    gathered = (_partition.gathered(x, _ROW, 1) for x in own)
     k, v, index = gathered
   else:
     k, v, index = (_with_those_before(x, reach, devices) for x in own)

@@ -153,7 +153,7 @@ class _Product(NamedTuple):
   def meet(self, part: _Part, other: _Part, x: jax.Array) -> jax.Array:
     """Activations of those tokens that the device computes with."""
     if self.needs_all_tokens and part.is_stream:
-      return jax.lax.all_gather(x, _SPLIT, axis=part.length, tiled=True)
+      return _partition.gathered(x, _SPLIT, part.length)
     if not self.needs_all_tokens and other.is_stream and not part.is_stream:
       return _partition.own_part(x, _SPLIT, part.length)
     return x
@@ -169,7 +169,7 @@ def _forward(
   for axis, letter in enumerate(w_part.axes):
     for name in w_part.names(letter):
       if name in parts.token_names:
-        w = jax.lax.all_gather(w, name, axis=axis, tiled=True)
+        w = _partition.gathered(w, name, axis)
       elif letter not in out.axes:
         if name not in x_part.names(letter):
           x = _partition.own_part(x, name, x_part.axes.index(letter))
@@ -179,15 +179,15 @@ def _forward(
   eqn = f'{x_part.axes},{w_part.axes}->{out.axes}'
   y = jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32).astype(dtype)
   for name, axis in gathers:
-    y = jax.lax.all_gather(y, name, axis=axis, tiled=True)
+    y = _partition.gathered(y, name, axis)
   if parts.needs_all_tokens and out.is_stream:
     if _SPLIT in sums:
       sums.remove(_SPLIT)
-      y = _scattered(y, _SPLIT, out.length)
+      y = _partition.scattered(y, _SPLIT, out.length)
     else:
       y = _partition.own_part(y, _SPLIT, out.length)
   elif not parts.needs_all_tokens and x_part.is_stream and not out.is_stream:
-    y = jax.lax.all_gather(y, _SPLIT, axis=out.length, tiled=True)
+    y = _partition.gathered(y, _SPLIT, out.length)
   return jax.lax.psum(y, tuple(sums)) if sums else y
 
 
@@ -212,10 +212,5 @@ def _weight_gradient(
   dw = jnp.einsum(eqn, x, grad, preferred_element_type=jnp.float32)
   dw = dw.astype(dtype)
   for name, axis in scatters:
-    dw = _scattered(dw, name, axis)
+    dw = _partition.scattered(dw, name, axis)
   return jax.lax.psum(dw, tuple(sorted(sums))) if sums else dw
-
-
-def _scattered(x: jax.Array, name: str, axis: int) -> jax.Array:
-  """The sum over a mesh axis, of which each device keeps a part."""
-  return jax.lax.psum_scatter(x, name, scatter_dimension=axis, tiled=True)

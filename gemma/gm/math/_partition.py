@@ -195,6 +195,16 @@ def own_part(x: Shaped[Array, '...'], name: str, axis: int) -> jax.Array:
   return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
 
 
+def gathered(x: Shaped[Array, '...'], name: str, axis: int) -> jax.Array:
+  """What all devices of a mesh axis have, side by side; see `own_part`."""
+  return jax.lax.all_gather(x, name, axis=axis, tiled=True)
+
+
+def scattered(x: Shaped[Array, '...'], name: str, axis: int) -> jax.Array:
+  """The sum over a mesh axis, of which each device keeps a part."""
+  return jax.lax.psum_scatter(x, name, scatter_dimension=axis, tiled=True)
+
+
 def names_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
   """Mesh axes of one entry of a spec."""
   if entry is None:

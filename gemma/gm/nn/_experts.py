@@ -1,6 +1,6 @@
 """The mixture-of-experts feed-forward of Gemma 4.
 
-Axes: *B any batch dims, D model, E experts, F hidden, M tokens.
+Axes: B batch, L length, D model, E experts, F hidden.
 """
 
 from typing import Any
@@ -34,8 +34,8 @@ class Experts(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, '*B D'], stream: Float[Array, '*B D']
-  ) -> Float[Array, '*B D']:
+    self, x: Float[Array, 'B L D'], stream: Float[Array, 'B L D']
+  ) -> Float[Array, 'B L D']:
     """What the experts add up to.
 
     Args:
@@ -47,16 +47,15 @@ class Experts(nn.Module):
     shares, index = _experts.route(logits, self.spec.top_k)
     scale = self._vector('per_expert_scale', experts)
     hidden = self.spec.hidden_dim
-    out = _experts.apply_experts(
+    return _experts.apply_experts(
       x,
       shares * scale[index],
       index,
       self._weight('gating_einsum', experts, 2, hidden, embed_dim),
       self._weight('linear', experts, hidden, embed_dim),
     )
-    return out.astype(x.dtype)
 
-  def _route(self, x: Float[Array, '*B D']) -> Float[Array, '*B E']:
+  def _route(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L E']:
     """Scores of the experts, float32."""
     scale = self._vector('router_scale', self.embed_dim)
     scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))

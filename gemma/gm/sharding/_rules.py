@@ -15,7 +15,9 @@ from gemma.gm.math import _partition
 from gemma.gm.sharding import _axes
 from gemma.gm.sharding import _mesh
 
-_MOST_TENSOR = 8  # Devices that are wired all to all, as of one host.
+# Devices that send each other activations: those that are wired all to all, as
+# of one host.
+_MOST = {'tensor': 8, 'expert': 8}
 # What need not divide: fewer kv heads than devices are on several of them.
 _OPTIONAL = {'kv_heads'}
 
@@ -94,8 +96,8 @@ class Rules:
     sizes: dict[str, int] = {}
     for name in self.axes:
       size = math.gcd(left, limits.get(name, 1))
-      if name == 'tensor' and len(self.axes) > 1:
-        size = math.gcd(size, _tensor_size(left))
+      if len(self.axes) > 1:
+        size = math.gcd(size, _most(name, left))
       sizes[name], left = size, left // size
     return _mesh.make_mesh(**sizes | {'data': left}, devices=given)
 
@@ -256,9 +258,9 @@ def _trimmed(spec: PartitionSpec) -> PartitionSpec:
   return PartitionSpec(*entries)
 
 
-def _tensor_size(devices: int) -> int:
-  """Devices along `tensor` where it is one axis of two: up to the root."""
-  size = 1
-  while size < _MOST_TENSOR and (2 * size) ** 2 <= devices:
-    size *= 2
-  return size
+def _most(name: str, devices: int) -> int:
+  """The most devices along a mesh axis that is one of two."""
+  most = _MOST.get(name, devices)
+  if name == 'tensor':  # Up to the root.
+    most = min(most, 1 << (devices.bit_length() - 1) // 2)
+  return most
