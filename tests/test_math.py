@@ -132,6 +132,27 @@ def test_chunked_has_the_gradients_of_naive(kind):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_memory_of_gradients_is_linear():
+  """Beside what goes in and out, that of a block of scores."""
+  temporary = []
+  for length in (2048, 4096):
+    q = jax.ShapeDtypeStruct((1, length, 4, 64), jnp.bfloat16)
+    kv = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.bfloat16)
+    index = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def loss(q, k, v, index):
+      mask = gm.math.Mask(q_index=index, k_index=index)
+      out = gm.math.chunked_attention(q, k, v, mask=mask, scale=0.1)
+      return jnp.sum(out.astype(jnp.float32))
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    compiled = step.lower(q, kv, kv, index).compile()
+    temporary.append(compiled.memory_analysis().temp_size_in_bytes)
+  queries = 4096 * 4 * 64 * 4
+  assert temporary[1] - temporary[0] < 2 * queries
+  assert temporary[1] < 8 * queries
+
+
 @pytest.mark.parametrize('implementation', ['naive', 'chunked'])
 def test_long_attention_past_the_switch(implementation):
   """Twice the default block, in bfloat16 and float32."""
