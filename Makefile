@@ -8,13 +8,17 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # The tests of a file share what they compile, so one worker runs them; files with
 # few tests are not left for the end, because some of them take long.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+FAST := "not slow and not parity and not kauldron and not mesh"
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 
+# What of each part of the library calls most of JAX, Flax and Orbax.
+LOWEST_TESTS := cache chat_images ckpts cross_entropy experts load_hf math model \
+  peft_modules project quantize runs sampler training vision
 # The files with such tests: collecting the others takes longer than that.
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
 MESH_TESTS = $(shell grep -l 'mark.mesh' tests/test_*.py)
 
-.PHONY: demo test mesh train-test check lint fast format golden constraints clean
+.PHONY: demo test mesh train-test check lint fast lowest format golden constraints clean
 
 demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
@@ -38,7 +42,10 @@ lint: $(VENV)/test  ## Format, lint and types.
 	$(BIN)/mypy
 
 fast: $(VENV)/test  ## The fast tests alone.
-	$(PYTEST) -m "not slow and not parity and not kauldron and not mesh"
+	$(PYTEST) -m $(FAST)
+
+lowest: $(VENV)/test  ## Some of these, for other versions of what is used.
+	$(PYTEST) -m $(FAST) $(LOWEST_TESTS:%=tests/test_%.py)
 
 format: $(VENV)/test  ## Puts the code in its standard form.
 	$(BIN)/ruff format .

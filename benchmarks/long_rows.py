@@ -13,6 +13,18 @@ and values travel from device to device, and their gradients with them. Metrics:
 - exchanged MiB: what a device gets from others. From the program.
 - seconds: of all devices together, which share the cores. Both compute the same
   blocks, so what differs is what exchanges and copies cost.
+
+On two cores, JAX 0.10.2 (float32), and as compiled for TPU v5p (bfloat16):
+
+| tokens | how | temporary MiB | exchanged MiB | seconds | v5p, temporary MiB |
+|---|---|---|---|---|---|
+| 8,192 | gathered | 208 | 128 | 5.2 | 101 |
+| 8,192 | ring | 102 | 192 | 7.5 | 83 |
+| 131,072 | gathered | | | | 1,345 |
+| 131,072 | ring | | | | 578 |
+
+Where `remat='full'` gathers again, both send the same. The ring saves memory of
+one layer, at 128k tokens 0.8 GiB of a device that keeps 2.7 GiB of activations.
 """
 
 import argparse

@@ -101,6 +101,7 @@ def test_training_with_pictures(tmp_path):
     ('cold_start', ('--smoke', '--rounds', 1), '| ours, warm |'),
     ('load', ('--smoke', '--rounds', 1), '| ours, int8 |'),
     ('train', ('--smoke',), '| LoRA, float32, 2 x 64 |'),
+    ('long_rows', ('--smoke',), '| 1,024 | ring |'),
     ('scale', ('--smoke',), '| Gemma3_270M | FSDP | 8 | fsdp=8 | 0.19 |'),
   ],
 )

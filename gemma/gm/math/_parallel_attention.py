@@ -5,9 +5,10 @@ are needed where a row is divided among several (the mesh axis `sequence`):
 layers that see everything gather them; those with a window get the end of what
 stands before.
 
-All-gather and not a ring: grouped heads make keys and values small beside the
-activations, both send the same bytes, and a ring is idle where causal masks
-hide blocks.
+All-gather and not a ring (https://arxiv.org/abs/2310.01889): it sends two
+thirds of the bytes, as the backward pass finds keys and values where they are,
+and takes no longer. A ring would save their memory, of one layer at a time,
+which grouped heads make small; `benchmarks/long_rows.py` compares both.
 
 Axes: B batch, T query, S key, N query heads, K kv heads, H head_dim.
 """

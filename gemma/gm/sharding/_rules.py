@@ -119,7 +119,7 @@ class Rules:
   @property
   def row_parts(self) -> int:
     """Among how many devices the rows of a batch are divided."""
-    return 1 if self.mesh is None else _row_parts(self.mesh)
+    return 1 if self.mesh is None else row_parts(self.mesh)
 
   def put(self, batch: Any) -> Any:
     """A batch on the devices, its rows divided among them.
@@ -221,7 +221,7 @@ EXPERT = Rules('EXPERT', ('expert', 'fsdp'))
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
   """See `Rules.put`."""
-  count = _row_parts(mesh)
+  count = row_parts(mesh)
   sharding = NamedSharding(mesh, PartitionSpec(_row_axes(mesh) or None))
 
   def leaf(path: Any, x: Any) -> jax.Array:
@@ -246,7 +246,8 @@ def _row_axes(mesh: Mesh) -> tuple[str, ...]:
   return tuple(name for name in names if name in mesh.shape)
 
 
-def _row_parts(mesh: Mesh) -> int:
+def row_parts(mesh: Mesh) -> int:
+  """See `Rules.row_parts`."""
   return math.prod(mesh.shape[name] for name in _row_axes(mesh))
 
 

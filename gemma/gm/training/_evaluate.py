@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from gemma.gm.sharding import _mesh
+from gemma.gm.training import _rows
 from gemma.gm.training import _state
 from gemma.gm.training import _step
 
@@ -27,8 +29,10 @@ def make_eval(
 
   def evaluate(state: _state.TrainState, batches: Iterable[Any]) -> float:
     total, count = 0.0, 0.0
+    mesh = _step.mesh_of(state)
     for batch in batches:
-      mean = of_batch(state.replace(opt_state=None), batch)
+      with _mesh.use_mesh(mesh):
+        mean = of_batch(state.replace(opt_state=None), _rows.put(batch, mesh))
       total, count = total + float(mean.total), count + float(mean.count)
     if not count:
       raise ValueError(

@@ -12,7 +12,7 @@ import optax
 
 from gemma.gm.losses import _mean
 from gemma.gm.sharding import _mesh
-from gemma.gm.sharding import _rules
+from gemma.gm.training import _rows
 from gemma.gm.training import _state
 
 BatchLoss = Callable[[Any, Any, Any], _mean.Mean]
@@ -42,8 +42,9 @@ class Step:
     Args:
       state: The state. The memory of `params` and `opt_state` is given away.
       batch: What the loss takes; each array begins with the axis of rows. If
-        the parameters are on a mesh, rows are divided among its devices; of
-        several processes, each gives rows of its own.
+        the parameters are on a mesh, rows are divided among its devices, with
+        empty ones behind them if it takes some; of several processes, each
+        gives rows of its own.
 
     Returns:
       The next state, and what there is to tell.
@@ -57,9 +58,8 @@ class Step:
     if before is not None and before[0] is state.step:
       check(int(before[0]), before[1])
     _check_rows(batch, self._accumulate)
-    mesh = _mesh_of(state)
-    if mesh is not None:
-      batch = _rules.put_batch(batch, mesh)
+    mesh = mesh_of(state)
+    batch = _rows.put(batch, mesh, self._accumulate)
     with _mesh.use_mesh(mesh):
       trained, step, metrics = self._update(*_arguments(state, batch, mesh))
     metrics = {name: metrics[name] for name in _METRICS if name in metrics}
@@ -77,7 +77,7 @@ class Step:
       state: The state, or its shapes with their shardings.
       batch: As above.
     """
-    mesh = _mesh_of(state)
+    mesh = mesh_of(state)
     with _mesh.use_mesh(mesh):
       return self._update.lower(*_arguments(state, batch, mesh))
 
@@ -185,7 +185,8 @@ def _compiled(
   return update
 
 
-def _mesh_of(state: _state.TrainState) -> jax.sharding.Mesh | None:
+def mesh_of(state: _state.TrainState) -> jax.sharding.Mesh | None:
+  """The mesh that the parameters are on."""
   return _mesh.mesh_of(state.params) or _mesh.mesh_of(state.frozen)
 
 
