@@ -51,7 +51,6 @@ SIZES = (
 )
 PRESETS = 'DATA', 'FSDP', 'TENSOR', 'FSDP_TENSOR', 'EXPERT'
 DEVICES = 64, 1024
-ROW_AXES = gm.sharding.AXES['batch'].activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,11 +221,11 @@ def lower(
   )
   rows = len(devices)
   accumulate = 1 if at_once else rows // rules.row_parts
-  spec = tuple(x for x in rules.mesh.axis_names if x in ROW_AXES)
-  sharding = NamedSharding(rules.mesh, PartitionSpec(spec or None))
 
   def batch_of(dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((rows, LENGTH), dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(
+      (rows, LENGTH), dtype, sharding=rules.row_sharding
+    )
 
   batch = {
     'input': batch_of(jnp.int32),

@@ -121,6 +121,15 @@ class Rules:
     """Among how many devices the rows of a batch are divided."""
     return 1 if self.mesh is None else row_parts(self.mesh)
 
+  @property
+  def row_sharding(self) -> NamedSharding:
+    """Where `put` puts a batch.
+
+    Raises:
+      ValueError: If there is no mesh yet.
+    """
+    return _row_sharding(self._known_mesh())
+
   def put(self, batch: Any) -> Any:
     """A batch on the devices, its rows divided among them.
 
@@ -132,11 +141,14 @@ class Rules:
     Raises:
       ValueError: If the rows do not divide, or there is no mesh yet.
     """
+    return put_batch(batch, self._known_mesh())
+
+  def _known_mesh(self) -> Mesh:
     if self.mesh is None:
       raise ValueError(
         f'{self.name} has no mesh yet. Take {self.name}.fit(params).'
       )
-    return put_batch(batch, self.mesh)
+    return self.mesh
 
   def _limits(self, tree: Any) -> dict[str, int]:
     """What devices along each mesh axis have to divide."""
@@ -222,7 +234,7 @@ EXPERT = Rules('EXPERT', ('expert', 'fsdp'))
 def put_batch(batch: Any, mesh: Mesh) -> Any:
   """See `Rules.put`."""
   count = row_parts(mesh)
-  sharding = NamedSharding(mesh, PartitionSpec(_row_axes(mesh) or None))
+  sharding = _row_sharding(mesh)
 
   def leaf(path: Any, x: Any) -> jax.Array:
     if getattr(x, 'sharding', None) == sharding:
@@ -239,6 +251,10 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
   return jax.tree_util.tree_map_with_path(leaf, batch)
+
+
+def _row_sharding(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(_row_axes(mesh) or None))
 
 
 def _row_axes(mesh: Mesh) -> tuple[str, ...]:
