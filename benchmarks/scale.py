@@ -46,6 +46,7 @@ SIZES = (
   'Gemma3_4B',
   'Gemma3_12B',
   'Gemma3_27B',
+  'Gemma4_E4B',
   'Gemma4_26B_A4B',
   'Gemma4_31B',
 )
@@ -301,18 +302,23 @@ def draw(rows: list[tuple[str, str, int, Cost]], path: pathlib.Path) -> None:
 
   presets = list(dict.fromkeys(preset for _, preset, _, _ in rows))
   figure, charts = pyplot.subplots(
-    1, len(presets), figsize=(4 * len(presets), 4), sharey=True, squeeze=False
+    1,
+    len(presets),
+    figsize=(3 * len(presets) + 2, 4),
+    sharey=True,
+    squeeze=False,
+    layout='constrained',
   )
   for chart, preset in zip(charts[0], presets, strict=True):
     for size in dict.fromkeys(row[0] for row in rows):
       found = [row for row in rows if row[:2] == (size, preset)]
       speed = [LENGTH / x.predicted(HARDWARE['v5p']) for *_, x in found]
       chart.plot([row[2] for row in found], speed, marker='o', label=size)
-    chart.set(title=preset, xlabel='devices', xscale='log', yscale='log')
+    chart.set(title=preset, xlabel='devices', yscale='log')
     chart.set_xscale('log', base=2)
   charts[0][0].set_ylabel('tokens a second and device, v5p, predicted')
-  charts[0][0].legend(fontsize=7)
-  figure.tight_layout()
+  lines, names = charts[0][0].get_legend_handles_labels()
+  figure.legend(lines, names, loc='outside right')
   figure.savefig(path)
 
 
