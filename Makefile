@@ -12,8 +12,8 @@ FAST := "not slow and not parity and not kauldron and not mesh"
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 
 # What of each part of the library calls most of JAX, Flax and Orbax.
-LOWEST_TESTS := cache chat_images ckpts cross_entropy experts load_hf math model \
-  peft_modules project quantize runs sampler training vision
+LOWEST_TESTS := cache ckpts cross_entropy experts load_hf model peft_modules \
+  project quantize runs sampler training
 # The files with such tests: collecting the others takes longer than that.
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
 MESH_TESTS = $(shell grep -l 'mark.mesh' tests/test_*.py)

@@ -232,6 +232,13 @@ CASES = (
   ),
 )
 NAMED = {case.name: case for case in CASES}
+# Of those that differ in one number of heads or one factor, one: for what is
+# done with models, and not for what they compute.
+DISTINCT = tuple(
+  case
+  for case in CASES
+  if case.name not in ('gemma1_mha', 'gemma2_by_width', 'gemma3_mqa')
+)
 GEMMA3 = NAMED['gemma3_gqa']
 # 4 soft tokens for an image of 16 patches, inside a window of 6.
 VISION = _case(

@@ -48,7 +48,7 @@ def test_split_and_merge_are_inverse():
     peft.merge_params(both, lora)
 
 
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 def test_model_uses_adapters_as_if_fused(case):
   params = peft.merge_params(case.params, adapters(case.params))
   tokens = case.tokens()
@@ -80,7 +80,7 @@ def test_fuse_of_flax_layers():
   same(fused, {'Dense_0': {'kernel': jnp.ones((2, 3))}})
 
 
-@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
 def test_folder_round_trip(case, tmp_path):
   lora = adapters(case.params, targets=MODULES)
   params = peft.merge_params(case.params, lora)
@@ -167,7 +167,7 @@ PARTS = ('q_proj', 'v_proj', 'up_proj')
 
 @pytest.mark.slow
 @pytest.mark.parametrize('use_dora, per_head', [(False, True), (True, False)])
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 def test_parts_in_folders(case, use_dora, per_head, tmp_path):
   """Adapters of values alone, of gates alone, per head: PEFT has all."""
   lora = adapters(case.params, targets=PARTS, per_head=per_head)
@@ -255,7 +255,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')  # Those of peft and transformers.
-@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
 def test_peft_opens_what_is_saved(case, tmp_path):
   import peft as hf_peft
 
@@ -282,7 +282,7 @@ def test_peft_opens_what_is_saved(case, tmp_path):
 @pytest.mark.parametrize(
   'targets', [['q_proj', 'v_proj'], 'all-linear'], ids=str
 )
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 def test_what_peft_saves_is_opened(case, targets, tmp_path):
   import peft as hf_peft
   import torch
@@ -378,7 +378,7 @@ def test_shapes_are_the_published_ones():
   assert all(x.dtype == jnp.bfloat16 for x in flat.values())
 
 
-@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
 def test_new_adapters_change_nothing_at_first(case):
   model, params = wrapped(case, rank=2, dtype=jnp.float32)
   plain = case.model.init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
@@ -392,7 +392,7 @@ def test_new_adapters_change_nothing_at_first(case):
   assert {len(x.shape) for x in jax.tree.leaves(lora)} >= {2, 3}
 
 
-@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
 def test_adapter_equals_fused(case):
   lora = adapters(case.params, targets=None)
   params = peft.merge_params(case.params, lora)

@@ -65,7 +65,7 @@ def ways(case):
     yield name, options | ({'targets': patterns} if patterns else {})
 
 
-@pytest.mark.parametrize('case', (*cases.CASES, cases.VISION), ids=str)
+@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
 def test_fused_equals_adapted_and_comes_apart(case):
   """All weights; values and gates alone; and with an `a` for each head."""
   tokens, images = inputs(case)

@@ -85,7 +85,7 @@ def test_channels_of_zeros_stay_zeros(method):
   assert np.isfinite(kernel.astype('f') / scale).all() and not kernel.any()
 
 
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 def test_axes_are_those_of_the_equations(case):
   flat = traverse_util.flatten_dict(case.params)
   config, specs = case.config, case.config.layers()
@@ -213,7 +213,7 @@ def test_trainer_starts_with_integers():
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('case', cases.CASES, ids=str)
+@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 def test_logits_are_those_of_the_floats(case, method, tmp_path):
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
   ints = gm.from_pretrained(tmp_path / 'm', quantize=method)

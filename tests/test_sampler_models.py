@@ -17,7 +17,7 @@ METHODS = [
 ] * 2
 
 
-@pytest.fixture(scope='module', params=cases.CASES, ids=str)
+@pytest.fixture(scope='module', params=cases.DISTINCT, ids=str)
 def case(request):
   return request.param
 
@@ -87,7 +87,9 @@ def noisy(params):
   )
 
 
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in cases.CASES[::2]]
+SLOW = [
+  pytest.param(case, marks=pytest.mark.slow) for case in cases.CASES[::2]
+]
 
 
 @pytest.mark.parametrize('case', [*cases.CASES[1::2], *SLOW], ids=str)
