@@ -87,9 +87,7 @@ def noisy(params):
   )
 
 
-SLOW = [
-  pytest.param(case, marks=pytest.mark.slow) for case in cases.CASES[::2]
-]
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in cases.CASES[::2]]
 
 
 @pytest.mark.parametrize('case', [*cases.CASES[1::2], *SLOW], ids=str)
