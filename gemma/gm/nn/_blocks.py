@@ -43,6 +43,7 @@ class Blocks(nn.Module):
   def setup(self):
     self._stacks = _scan.stacks(self.config, scan=self.scan)
     self._modules = [self._module(stack) for stack in self._stacks]
+    self._sources = {spec.kv_source for spec in self.config.layers()}
 
   def __call__(
     self,
@@ -62,7 +63,7 @@ class Blocks(nn.Module):
     layers: dict[str, _cache.LayerKV | None] = {}
     seen: dict[int | None, _cache.KeyValues | None] = {None: None}
     for stack, module in zip(self._stacks, self._modules, strict=True):
-      if stack.repeats > 1 and cache is None:
+      if cache is None and stack.start not in self._sources:
         x = self._run_stack(stack, module, x, context, seen, inputs)
         continue
       for i, repeat, place in stack.layers():
@@ -86,7 +87,11 @@ class Blocks(nn.Module):
     seen: _Seen,
     inputs: Float[Array, 'B T N P'] | None,
   ) -> Float[Array, '*I B T D']:
-    """Layers that repeat, without a cache."""
+    """Layers whose keys no others read, without a cache."""
+    if stack.repeats == 1:
+      source = seen[stack.specs[0].kv_source]
+      per_layer = None if inputs is None else inputs[:, :, stack.start]
+      return _scan.run_layer(self.remat, module, x, context, source, per_layer)
     sources = {spec.kv_source for spec in stack.specs} - {None}
     shared = {source: seen[source] for source in sources}
     rows = None

@@ -100,7 +100,6 @@ class _Plan:
   trainable: Any
   master_dtype: DTypeLike | None
   accumulate: int
-  backend: str
 
 
 def estimate_memory(
@@ -113,7 +112,6 @@ def estimate_memory(
   trainable: str | Iterable[str] | None = None,
   master_dtype: DTypeLike | None = None,
   accumulate: int = 1,
-  backend: str | None = None,
 ) -> MemoryEstimate:
   """About how much memory a step of training needs, and what to turn.
 
@@ -125,9 +123,7 @@ def estimate_memory(
   ```python
   >>> from gemma import gm
   >>> model = gm.nn.Gemma3_1B()
-  >>> estimate = gm.nn.estimate_memory(
-  ...   model, batch_size=4, length=512, backend='tpu'
-  ... )
+  >>> estimate = gm.nn.estimate_memory(model, batch_size=4, length=512)
   >>> print(estimate)
   weights         1.86 GiB
   optimizer       3.72 GiB
@@ -156,8 +152,6 @@ def estimate_memory(
       its adapters.
     master_dtype: See `gm.training.init_state`.
     accumulate: See `gm.training.make_step`.
-    backend: `cpu`, `gpu` or `tpu`; by default what there is here. On a CPU,
-      `remat` saves memory in layers that are scanned only.
 
   Returns:
     Bytes by what they are for.
@@ -187,7 +181,6 @@ def estimate_memory(
     trainable,
     master_dtype,
     accumulate,
-    backend or jax.default_backend(),
   )
   estimate = _estimate(plan)
   advice = [
@@ -239,8 +232,7 @@ def _estimate(plan: _Plan) -> MemoryEstimate:
     every = _residuals.activation_bytes(
       whole, plan.params, chosen, rows, plan.length
     )
-    layers = _layers_at_once(plan)
-    recomputed = every * layers // plan.model.config.num_layers
+    recomputed = every // plan.model.config.num_layers
   return MemoryEstimate(
     weights=_nbytes(flat) + masters,
     optimizer=_nbytes(jax.eval_shape(plan.optimizer.init, kept)),
@@ -248,17 +240,6 @@ def _estimate(plan: _Plan) -> MemoryEstimate:
     activations=activations,
     temporary=max(recomputed, _loss_bytes(plan, rows * plan.length)),
   )
-
-
-def _layers_at_once(plan: _Plan) -> int:
-  """Layers that are computed again at the same time."""
-  if plan.backend != 'cpu':
-    return 1
-  # Its compiler moves what is computed again to where all of it is alive, but
-  # not out of a loop.
-  stacks = _scan.stacks(plan.model.config, scan=plan.model.scan_layers)
-  single = sum(stack.repeats == 1 for stack in stacks)
-  return max(single, *(len(stack.specs) for stack in stacks))
 
 
 def _loss_bytes(plan: _Plan, tokens: int) -> int:

@@ -33,8 +33,9 @@ _POLICIES: dict[Remat, Any] = {
 }
 
 
-def run_alone(
-  run: Callable[[nn.Module, jax.Array], jax.Array],
+def run(
+  remat: str,
+  layer: Callable[[nn.Module, jax.Array], jax.Array],
   block: nn.Module,
   x: jax.Array,
   index: jax.Array,
@@ -46,14 +47,18 @@ def run_alone(
   always taken, they move nothing.
 
   Args:
-    run: Calls the layer.
-    block: The layer.
+    remat: What gradients keep.
+    layer: Calls the layer.
+    block: The layer, a module of `block_of`.
     x: What it gets.
     index: Indices of tokens: not negative, which compilers do not know.
   """
-  if not _partition.on_cpu():
-    return run(block, x)
-  return nn.cond(index[0, 0] >= 0, run, lambda block, x: x, block, x)
+  # Only what is compiled is moved, and nothing but `x` comes out of a branch.
+  records = block.is_mutable_collection('intermediates')
+  moved = _partition.on_cpu() and isinstance(index, jax.core.Tracer)
+  if remat == Remat.NONE or block.is_initializing() or records or not moved:
+    return layer(block, x)
+  return nn.cond(index[0, 0] >= 0, layer, lambda block, x: x, block, x)
 
 
 def block_of(remat: str) -> type[_block.Block]:

@@ -11,7 +11,6 @@ repeats of a stack.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
-import functools
 import re
 from typing import Any
 
@@ -191,27 +190,24 @@ class Period(nn.Module):
       block = make(self.config, spec, self.dtype, name=f'layer_{i}')
       source = None if spec.kv_source is None else shared[spec.kv_source]
       per_layer = None if inputs is None else inputs[i]
-      run = functools.partial(
-        _run, context=context, source=source, per_layer=per_layer
-      )
-      if self.remat != _remat.Remat.NONE and not self.is_initializing():
-        x = _remat.run_alone(run, block, x, context.mask.q_index)
-      else:
-        x = run(block, x)
+      x = run_layer(self.remat, block, x, context, source, per_layer)
     return x, None
 
 
-def _run(
+def run_layer(
+  remat: str,
   block: nn.Module,
-  x: jax.Array,
-  *,
+  x: Float[Array, '*I B T D'],
   context: _block.Context,
   source: _cache.KeyValues | None,
-  per_layer: jax.Array | None,
-) -> jax.Array:
-  """The stream behind a layer."""
-  call: Any = block
-  return call(x, context, None, source, per_layer)[2]
+  per_layer: Float[Array, 'B T P'] | None,
+) -> Float[Array, '*I B T D']:
+  """The stream behind a layer without a cache; for arguments see `Period`."""
+
+  def layer(block: Any, x: jax.Array) -> jax.Array:
+    return block(x, context, None, source, per_layer)[2]
+
+  return _remat.run(remat, layer, block, x, context.mask.q_index)
 
 
 def scanned(
