@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
@@ -47,6 +48,8 @@ def main(port: str, count: str, process: str, folder: str, *rest: str) -> None:
     pad_length=16,
   )
   text = sampler.sample(['ROMEO:', 'What is', 'A'])
+  if jax.process_index():
+    time.monotonic = lambda: 0.0  # Clocks differ; this one stands still.
   pieces = [*sampler.sample('ROMEO:', stream=True)]
   losses = [float(row['loss']).hex() for row in run.rows]
   print(json.dumps({'losses': losses, 'text': text, 'pieces': pieces}))

@@ -1,5 +1,6 @@
 """Two processes with two devices each are one program."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -41,10 +42,14 @@ def start(folder, count, *rest):
 def results(processes):
   """What each process printed at its end."""
   out = []
-  for process in processes:
-    stdout, stderr = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, stderr[-3000:]
-    out.append(json.loads(stdout.splitlines()[-1]))
+  with contextlib.ExitStack() as stack:
+    for process in processes:
+      stack.enter_context(process)
+      stack.callback(process.kill)  # Should it wait for one that failed.
+    for process in processes:
+      stdout, stderr = process.communicate(timeout=LIMIT)
+      assert process.returncode == 0, stderr[-3000:]
+      out.append(json.loads(stdout.splitlines()[-1]))
   return out
 
 

@@ -4,6 +4,8 @@ import logging
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 _log = logging.getLogger(__name__)
 
@@ -53,3 +55,10 @@ def initialize(
     jax.local_device_count(),
     jax.device_count(),
   )
+
+
+def of_first(number: int) -> int:
+  """What process 0 has: all of them call this, and wait for it."""
+  if jax.process_count() == 1:
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

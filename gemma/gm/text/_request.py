@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.sharding import _processes
 from gemma.gm.text import _album
 from gemma.gm.text import _grammar
 from gemma.gm.text import _sampling
@@ -165,9 +165,7 @@ def limits_of(
 def as_key(rng: int | jax.Array | None) -> jax.Array:
   """A typed random key from a seed, a key of either kind, or by chance."""
   if rng is None:
-    rng = random.getrandbits(31)
-    if jax.process_count() > 1:  # The same on all of them.
-      rng = int(multihost_utils.broadcast_one_to_all(np.int32(rng)))
+    rng = _processes.of_first(random.getrandbits(31))
   if isinstance(rng, int | np.integer):
     return jax.random.key(int(rng))
   if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):

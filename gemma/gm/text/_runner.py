@@ -15,6 +15,7 @@ import numpy as np
 
 from gemma.gm.nn import _lora
 from gemma.gm.sharding import _mesh
+from gemma.gm.sharding import _processes
 from gemma.gm.text import _album
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
@@ -139,6 +140,9 @@ class Runner:
       if often:
         jax.block_until_ready(state.count)
         steps = _next_steps(steps, time.monotonic() - began)
+        if not state.count.is_fully_addressable:
+          # Processes whose clocks chose differently would wait forever.
+          steps = _processes.of_first(steps)
         yield state
     if not often:
       yield state
