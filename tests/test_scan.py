@@ -141,6 +141,19 @@ def test_full_keeps_less_than_dots_and_dots_less_than_none():
   assert sizes[0] > 1.3 * sizes[1] > 1.3 * sizes[2]
 
 
+def test_layers_that_are_computed_again_can_be_recorded():
+  case = cases.NAMED['gemma3_gqa']
+  model = case.model.clone(remat='full')
+
+  @jax.jit
+  def run(params, tokens):
+    return model.apply({'params': params}, tokens, capture_intermediates=True)
+
+  out, found = run(case.params, jnp.asarray(case.tokens()))
+  np.testing.assert_allclose(out.logits, case.apply(case.tokens()).logits)
+  assert {f'layer_{i}' for i in range(8)} <= found['intermediates'].keys()
+
+
 def test_errors():
   case = cases.NAMED['gemma3_gqa']
   with pytest.raises(ValueError, match="remat='some' is not one of.*'none'"):
