@@ -17,43 +17,52 @@ LIMIT = 600  # Seconds.
 pytestmark = pytest.mark.slow
 
 
-def start(folder, count, *rest):
-  """All processes of a program on four devices."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  flags = (
-    f'--xla_force_host_platform_device_count={4 // count} '
-    '--xla_backend_optimization_level=0'  # They compile longer than they run.
-  )
-  env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_COMP')}
-  return [
-    subprocess.Popen(
-      [sys.executable, SCRIPT, *map(str, (port, count, i, folder, *rest))],
-      env=env | {'XLA_FLAGS': flags},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(count)
-  ]
+@pytest.fixture
+def start():
+  """Starts all processes of a program on four devices; none outlives a test."""
+  with contextlib.ExitStack() as stack:
+
+    def run(folder, count, *rest):
+      with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+      # They compile longer than they run.
+      flags = (
+        f'--xla_force_host_platform_device_count={4 // count} '
+        '--xla_backend_optimization_level=0'
+      )
+      env = {
+        k: v for k, v in os.environ.items() if not k.startswith('JAX_COMP')
+      }
+      processes = [
+        subprocess.Popen(
+          [sys.executable, SCRIPT, *map(str, (port, count, i, folder, *rest))],
+          env=env | {'XLA_FLAGS': flags},
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+        )
+        for i in range(count)
+      ]
+      for process in processes:
+        stack.enter_context(process)
+        stack.callback(process.kill)
+      return processes
+
+    yield run
 
 
 def results(processes):
   """What each process printed at its end."""
   out = []
-  with contextlib.ExitStack() as stack:
-    for process in processes:
-      stack.enter_context(process)
-      stack.callback(process.kill)  # Should it wait for one that failed.
-    for process in processes:
-      stdout, stderr = process.communicate(timeout=LIMIT)
-      assert process.returncode == 0, stderr[-3000:]
-      out.append(json.loads(stdout.splitlines()[-1]))
+  for process in processes:
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, stderr[-3000:]
+    out.append(json.loads(stdout.splitlines()[-1]))
   return out
 
 
-def test_equal_one_process_and_survive_a_kill(tmp_path):
+def test_equal_one_process_and_survive_a_kill(start, tmp_path):
   (one,) = results(start(tmp_path / 'one', 1))
   whole = results(start(tmp_path / 'whole', 2))
   assert whole[0] == whole[1]
@@ -73,7 +82,7 @@ def test_equal_one_process_and_survive_a_kill(tmp_path):
   assert resumed['losses'][8:] == whole[0]['losses'][8:]
 
 
-def test_save_and_end_when_one_is_told_to(tmp_path):
+def test_save_and_end_when_one_is_told_to(start, tmp_path):
   processes = start(tmp_path, 2, 6, 'SIGTERM')
   for process in processes:
     _, stderr = process.communicate(timeout=LIMIT)

@@ -63,13 +63,18 @@ class Blocks(nn.Module):
     layers: dict[str, _cache.LayerKV | None] = {}
     seen: dict[int | None, _cache.KeyValues | None] = {None: None}
     for stack, module in zip(self._stacks, self._modules, strict=True):
-      if cache is None and stack.start not in self._sources:
+      if stack.repeats > 1 and cache is None:
         x = self._run_stack(stack, module, x, context, seen, inputs)
         continue
       for i, repeat, place in stack.layers():
         source = stack.specs[place].kv_source
         own = None if cache is None else cache.layers.get(f'layer_{i}')
         per_layer = None if inputs is None else inputs[:, :, i]
+        if cache is None and i not in self._sources:
+          x = _scan.run_layer(
+            self.remat, module, x, context, seen[source], per_layer
+          )
+          continue
         block: Callable[..., Any] = module
         if stack.repeats > 1:
           block = self._unstacked(stack, repeat, place)
@@ -87,11 +92,7 @@ class Blocks(nn.Module):
     seen: _Seen,
     inputs: Float[Array, 'B T N P'] | None,
   ) -> Float[Array, '*I B T D']:
-    """Layers whose keys no others read, without a cache."""
-    if stack.repeats == 1:
-      source = seen[stack.specs[0].kv_source]
-      per_layer = None if inputs is None else inputs[:, :, stack.start]
-      return _scan.run_layer(self.remat, module, x, context, source, per_layer)
+    """Layers that repeat, without a cache."""
     sources = {spec.kv_source for spec in stack.specs} - {None}
     shared = {source: seen[source] for source in sources}
     rows = None
