@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # The tests of a file share what they compile, so one worker runs them; files with
 # few tests are not left for the end, because some of them take long.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-FAST := "not slow and not parity and not kauldron and not mesh"
+FAST := "not exhaustive and not slow and not parity and not kauldron and not mesh"
 EIGHT := XLA_FLAGS=--xla_force_host_platform_device_count=8
 
 # What of each part of the library calls most of JAX, Flax and Orbax.
@@ -24,15 +24,15 @@ demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/dev  ## All tests, those against transformers and the slow ones too.
-	$(PYTEST) -m "not kauldron and not mesh"
+	$(PYTEST) -m "not exhaustive and not kauldron and not mesh"
 	$(MAKE) mesh VENV=$(VENV)
 
 mesh: $(VENV)/test  ## The tests on eight devices.
-	$(EIGHT) $(PYTEST) --dist load -m "mesh and not kauldron" $(MESH_TESTS)
+	$(EIGHT) $(PYTEST) --dist load -m "mesh and not exhaustive and not kauldron" $(MESH_TESTS)
 
 train-test: $(VENV)/train  ## The tests that train with Kauldron.
-	$(PYTEST) -m "kauldron and not mesh" $(TRAIN_TESTS)
-	$(EIGHT) $(PYTEST) -m "kauldron and mesh" $(TRAIN_TESTS)
+	$(PYTEST) -m "kauldron and not exhaustive and not mesh" $(TRAIN_TESTS)
+	$(EIGHT) $(PYTEST) -m "kauldron and mesh and not exhaustive" $(TRAIN_TESTS)
 
 check: lint fast  ## Format, lint, types, and the fast tests.
 
@@ -58,7 +58,7 @@ constraints:  ## Writes constraints.txt anew, with the Pythons found.
 	$(PYTHON) .ci/constraints.py
 
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV)
 
 # Each stamp stands for one set of installed packages.
 $(VENV)/core: pyproject.toml $(CONSTRAINTS)

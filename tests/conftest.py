@@ -1,24 +1,34 @@
 """Strict settings for every test, made before the library is imported."""
 
 import ctypes
+import importlib.metadata
 import os
 import pathlib
 import sys
 
-_ROOT = pathlib.Path(__file__).parents[1]
+import compile_cache
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Several devices, and programs that compile fast rather than run fast; flags of
-# yours are kept.
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 '
-  + os.environ.get('XLA_FLAGS', '')
+# Several devices, and programs that compile fast rather than run fast. Flags
+# from outside come last and win.
+_FLAGS = [
+  '--xla_force_host_platform_device_count=4',
+  '--xla_backend_optimization_level=0',
+]
+if importlib.metadata.version('jaxlib').startswith(('0.8.', '0.9.', '0.10.')):
+  # The older emitters compile in 60 % of the time; newer versions lack them.
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join([*_FLAGS, os.environ.get('XLA_FLAGS', '')])
+_PROGRAMS = compile_cache.CompileCache(
+  pathlib.Path(
+    os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache',
+    'gemma-tests',
+  )
 )
-# Of its own for each worker: JAX takes no lock to read or write them.
-_WORKER = os.environ.get('PYTEST_XDIST_WORKER', 'alone')
-os.environ.setdefault(
-  'JAX_COMPILATION_CACHE_DIR', str(_ROOT / '.jax_cache' / _WORKER)
-)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_PROGRAMS.folder)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+# These would make the folder's name a part of each program's key.
+os.environ['JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES'] = 'none'
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import jax
@@ -26,6 +36,7 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+pytest_plugins = ['budget']
 # Helpers, some of which need torch.
 collect_ignore = ['hf.py', 'make_golden.py']
 
@@ -34,6 +45,9 @@ jaxtyping.install_import_hook('gemma', 'shape_checker.check')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_default_matmul_precision', 'highest')
+
+# Linux allows a process 65,530 memory maps, and compiled programs hold them.
+_MAX_MAPS = 30_000
 
 
 def pytest_collection_modifyitems(items):
@@ -47,15 +61,21 @@ def pytest_collection_modifyitems(items):
       item.add_marker('slow')
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _forget_programs():
-  """Compiled programs hold memory maps, of which a process may have 65,530.
+def pytest_sessionfinish():
+  """Keeps what was compiled for the next run."""
+  _PROGRAMS.close()
 
-  What compilers used goes back to the system: two thirds of all memory.
-  """
+
+@pytest.fixture(scope='module', autouse=True)
+def _share_programs():
+  """Programs live on into the next file, while memory maps last."""
   yield
-  jax.clear_caches()
+  _PROGRAMS.sync()
   if sys.platform == 'linux':
+    with open('/proc/self/maps', encoding='utf-8') as maps:
+      if sum(1 for _ in maps) > _MAX_MAPS:
+        jax.clear_caches()
+    # What compilers used goes back to the system: two thirds of all memory.
     ctypes.CDLL(None).malloc_trim(0)
 
 
