@@ -13,7 +13,10 @@ from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _album
+from gemma.gm.text import _decode
 from gemma.gm.text import _sampler
+from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
@@ -21,6 +24,11 @@ from gemma.gm.vision import _siglip
 LENGTH = 24  # Four times the window.
 _WINDOW = 6
 _VOCAB = 300
+# Sizes of samplers, few of them, because each is another compiled program: with
+# room for every answer, soon full, and for texts. Batches have one row or four.
+ROOM = {'cache_length': 128, 'max_out_length': 16, 'pad_length': 8}
+TIGHT = {**ROOM, 'cache_length': 21}
+TEXT = {'cache_length': 256, 'max_out_length': 48, 'pad_length': 16}
 
 _GLOBAL = _config.AttentionType.GLOBAL
 _LOCAL = _config.AttentionType.LOCAL_SLIDING
@@ -94,14 +102,39 @@ class Case:
     return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
   def sampler(self, **fields: Any) -> _sampler.Sampler:
-    """A small sampler, to be given prompts as ids."""
-    small = {'cache_length': 64, 'max_out_length': 16, 'pad_length': 8}
+    """A small sampler, to be given one prompt of ids, or four."""
     return _sampler.Sampler(
       model=self.model,
       params=self.params,
       tokenizer=_tokenizer.Gemma3TinyTokenizer(),
-      **{**small, **fields},
+      **{**ROOM, **fields},
     )
+
+  def one_pass(
+    self, rows: list[list[int]]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits and states of four rows of up to 96 tokens, without a cache."""
+    tokens = np.zeros((4, 96), np.int32)
+    for i, row in enumerate(rows):
+      tokens[i, : len(row)] = row
+    out = self.apply(tokens, return_hidden_states=True)
+    both = np.asarray(out.logits), np.asarray(out.hidden_states)
+    return [
+      (logits[: len(row)], states[: len(row)])
+      for row, logits, states in zip(rows, *both, strict=True)
+    ]
+
+  def after(self, state: _state.SamplingState) -> np.ndarray:
+    """Logits behind the newest tokens of a state, whose cache is used up."""
+    _, ahead = _decode.prefill(
+      self.model,
+      self.params,
+      np.asarray(state.last_token)[:, None].tolist(),
+      state.cache,
+      album=_album.Album(),
+      buckets=[ROOM['pad_length']],
+    )
+    return np.asarray(ahead.logits)
 
   def images(self, rows: int = 3, count: int = 2) -> np.ndarray:
     """Random images of the size that the encoder takes."""
@@ -248,6 +281,7 @@ DISTINCT = tuple(
   for case in CASES
   if case.name not in ('gemma1_mha', 'gemma2_by_width', 'gemma3_mqa')
 )
+GEMMA2 = NAMED['gemma2_by_head_dim']  # Samplers are tested on it.
 GEMMA3 = NAMED['gemma3_gqa']
 # For what grows with depth: two periods of the released pattern.
 DEEP = _case(
