@@ -1,5 +1,6 @@
 """The tiny models on which every property is tested, each listed once."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -8,6 +9,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
@@ -285,5 +287,16 @@ SPEAKING = Case(
     image_tokens=_expand.ImageTokens(start=110, end=111, newlines=108),
   ),
 )
+EXHAUSTIVE = pytest.mark.exhaustive
+
+
+def some(*names: str, among: Sequence[Case] = CASES) -> list[Any]:
+  """Values for `parametrize`: these cases, and the others if exhaustive."""
+  return [
+    case if case.name in names else pytest.param(case, marks=EXHAUSTIVE)
+    for case in among
+  ]
+
+
 # On these alone run the fast tests; between them they have most features.
 FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'
