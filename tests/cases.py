@@ -61,9 +61,9 @@ class Case:
   def params(self) -> dict[str, Any]:
     """Random float32 weights of this model, the same on every machine."""
     flat = _tree.flatten(_shapes.param_shapes(self.model))
-    return _tree.unflatten(
-      {path: self._weight(path, leaf.shape) for path, leaf in flat.items()}
-    )
+    with jax.ensure_compile_time_eval():  # The first use may be in a trace.
+      weights = {path: self._weight(path, x.shape) for path, x in flat.items()}
+    return _tree.unflatten(weights)
 
   def apply(self, tokens: Any, **kwargs: Any) -> _transformer.Output:
     return self.model.apply({'params': self.params}, tokens, **kwargs)
