@@ -1,5 +1,6 @@
 """The tiny models on which every property is tested, each listed once."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -8,6 +9,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
@@ -67,9 +69,9 @@ class Case:
   def params(self) -> dict[str, Any]:
     """Random float32 weights of this model, the same on every machine."""
     flat = _tree.flatten(_shapes.param_shapes(self.model))
-    return _tree.unflatten(
-      {path: self._weight(path, leaf.shape) for path, leaf in flat.items()}
-    )
+    with jax.ensure_compile_time_eval():  # The first use may be in a trace.
+      weights = {path: self._weight(path, x.shape) for path, x in flat.items()}
+    return _tree.unflatten(weights)
 
   def apply(self, tokens: Any, **kwargs: Any) -> _transformer.Output:
     return self.model.apply({'params': self.params}, tokens, **kwargs)
@@ -319,5 +321,16 @@ SPEAKING = Case(
     image_tokens=_expand.ImageTokens(start=110, end=111, newlines=108),
   ),
 )
+EXHAUSTIVE = pytest.mark.exhaustive
+
+
+def some(*names: str, among: Sequence[Case] = CASES) -> list[Any]:
+  """Values for `parametrize`: these cases, and the others if exhaustive."""
+  return [
+    case if case.name in names else pytest.param(case, marks=EXHAUSTIVE)
+    for case in among
+  ]
+
+
 # On these alone run the fast tests; between them they have most features.
 FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'

@@ -21,7 +21,14 @@ OLD = tuple(map(int, jax.__version__.split('.')[:2])) < (0, 10)
 
 
 @pytest.mark.skipif(OLD, reason='needs JAX 0.10')
-@BOTH
+@pytest.mark.parametrize(
+  'case',
+  [
+    cases.NAMED['gemma3n'],
+    pytest.param(cases.NAMED['gemma4_per_layer'], marks=cases.EXHAUSTIVE),
+  ],
+  ids=str,
+)
 def test_tables_stay_in_host_memory(case):
   """The same tokens, and a device that never holds a table."""
   params = jax.device_put(case.params, gm.nn.host_tables(case.params))

@@ -54,14 +54,13 @@ NAMES = {
 ALL = pytest.mark.parametrize('case', CASES, ids=str)
 
 
-def loss(model, params, tokens):
-  logits = model.apply({'params': params}, tokens).logits
+def loss_of(logits, tokens):
   logprobs = jax.nn.log_softmax(logits[:, :-1])
   chosen = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=2)
   return -jnp.mean(chosen)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@ALL
 def test_what_repeats(case):
   stacks = _scan.stacks(case.config)
   name = case.name.removesuffix('_deep')
@@ -69,7 +68,23 @@ def test_what_repeats(case):
   assert stacks[-1].stop == case.config.num_layers
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize(
+  'preset, names',
+  [
+    ('Gemma3_4B', ['layers_0_29', *range(30, 34)]),
+    ('Gemma3n_E2B', ['layers_0_9', *range(10, 20), 'layers_20_29']),
+    ('Gemma4_E2B', ['layers_0_9', *range(10, 15), 'layers_15_34']),
+  ],
+)
+def test_what_repeats_in_released_sizes(preset, names):
+  """Periods of five and six layers; whose keys others read stays alone."""
+  found = _scan.stacks(gm.nn.PRESETS[preset]().config)
+  assert [stack.name for stack in found] == [
+    f'layer_{name}' if isinstance(name, int) else name for name in names
+  ]
+
+
+@ALL
 def test_parameters(case):
   """Stacked and back; those of `init` are the same tree."""
   model = case.model.clone(scan_layers=True)
@@ -84,38 +99,59 @@ def test_parameters(case):
   assert gm.nn.summarize(model).size == gm.nn.summarize(case.model).size
 
 
+def logits_and_gradients(model, params, tokens):
+  """Both of one program."""
+
+  def run(params):
+    logits = model.apply({'params': params}, tokens).logits
+    return loss_of(logits, tokens), logits
+
+  grads, logits = jax.jit(jax.grad(run, has_aux=True))(params)
+  return np.asarray(logits), grads
+
+
 @functools.cache
 def one_by_one(case):
-  """Logits and gradients of layers that are compiled one by one, and kept."""
-  tokens = jnp.asarray(case.tokens())
-  grads = jax.jit(jax.grad(lambda p: loss(case.model, p, tokens)))(case.params)
-  return case.apply(tokens).logits, grads
+  """Those of layers that are compiled one by one, and kept."""
+  return logits_and_gradients(case.model, case.params, case.tokens())
+
+
+WAYS = ('none', True), ('dots', True), ('full', True), ('full', False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'remat, scan',
-  [('none', True), ('dots', True), ('full', True), ('full', False)],
+  'case, remat, scan',
+  [
+    pytest.param(
+      case,
+      *way,
+      marks=[]
+      if case is CASES[0] or way == ('full', True)
+      else cases.EXHAUSTIVE,
+    )
+    for case in CASES
+    for way in WAYS
+  ],
+  ids=str,
 )
-@ALL
 def test_neither_changes_a_number(case, remat, scan):
   """Logits, with a cache too, and gradients."""
-  tokens = jnp.asarray(case.tokens())
+  tokens = case.tokens()
   model = case.model.clone(scan_layers=scan, remat=remat)
   params = case.params
   if scan:
     params = gm.nn.stack_layers(params, case.config)
   plain, wanted = one_by_one(case)
-  out = model.apply({'params': params}, tokens).logits
+  out, got = logits_and_gradients(model, params, tokens)
   np.testing.assert_allclose(out, plain, atol=case.noise, rtol=0)
   cache, parts = case.cache(), []
-  for part in jnp.split(tokens, [7, 8, 15], axis=1):
+  for part in np.split(tokens, 3, axis=1):
     out = model.apply({'params': params}, part, cache=cache)
     cache = out.cache
     parts.append(out.logits)
-  decoded = jnp.concatenate(parts, axis=1)
+  decoded = np.concatenate(parts, axis=1)
   np.testing.assert_allclose(decoded, plain, atol=case.noise, rtol=0)
-  got = jax.jit(jax.grad(lambda p: loss(model, p, tokens)))(params)
   got = gm.nn.unstack_layers(got)
   largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -132,7 +168,8 @@ def test_full_keeps_less_than_dots_and_dots_less_than_none():
     model = case.model.clone(remat=remat)
     _, pull = jax.eval_shape(
       lambda params, model=model: jax.vjp(
-        lambda p: loss(model, p, tokens), params
+        lambda p: loss_of(model.apply({'params': p}, tokens).logits, tokens),
+        params,
       ),
       case.params,
     )
