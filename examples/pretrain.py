@@ -243,11 +243,11 @@ def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   config = config_of(smoke=args.smoke)
   model = gm.nn.Gemma3_Tiny(text_only=True, dtype=jnp.float32, config=config)
   optimizer = make_optimizer(args.steps)
-  params = model.init(jax.random.key(SEED), jnp.ones((1, 8), jnp.int32))
-  params = params['params']
+  tokens = jnp.ones((1, 8), jnp.int32)
+  params = jax.jit(model.init)(jax.random.key(SEED), tokens)['params']
   ckpts = gm.ckpts.RunCheckpoints(out / 'checkpoints', keep=1)
   # Batches follow from the step, so that the run has no more state than this.
-  state, first, _ = ckpts.resume(like=(params, optimizer.init(params)))
+  state, first, _ = ckpts.resume(like=(params, jax.jit(optimizer.init)(params)))
   step_fn, start = make_step(model, optimizer), time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):

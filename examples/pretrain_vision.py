@@ -133,7 +133,7 @@ def make_step(
 def init(model: gm.nn.Transformer) -> Any:
   """Random parameters, those that read the encoder's answers too."""
   tokens = jnp.ones((1, 8), jnp.int32)
-  params = model.init(jax.random.key(pretrain.SEED), tokens)['params']
+  params = jax.jit(model.init)(jax.random.key(pretrain.SEED), tokens)['params']
   encoder = model.config.vision_encoder
   return {**params, 'reader': pretrain_encoder.init_reader(encoder)}
 
@@ -210,7 +210,7 @@ def train(
     state, first, _ = ckpts.resume(like=like)
   else:
     params, first = start_params(model, args, data.tokenizer), 0
-    state = params, optimizer.init(params)
+    state = params, jax.jit(optimizer.init)(params)
     ckpts.save(0, state)  # The encoder took a while.
   step_of = functools.cache(lambda **ways: make_step(model, optimizer, **ways))
   exam = picture_model.Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
