@@ -50,9 +50,7 @@ ROWS = [
   {'dtype': 'float32', 'batch': 1, 'cache': 4096},
 ]
 # Of the shortest cache that is measured anyway.
-SMOKE = [
-  {'dtype': 'float32', 'batch': 1, 'cache': 3 * STEPS, 'smoke': True}
-]
+SMOKE = [{'dtype': 'float32', 'batch': 1, 'cache': 3 * STEPS, 'smoke': True}]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -297,9 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   gm.ckpts.save_hf(
     out / 'model',
-    model=gm.nn.Gemma3_Tiny(
-      text_only=True, config=config_of(smoke=args.smoke)
-    ),
+    model=gm.nn.Gemma3_Tiny(text_only=True, config=config_of(smoke=args.smoke)),
     params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
   )
