@@ -81,9 +81,7 @@ def as_messages(messages: Any) -> list[Message]:
       f'{text if len(text) <= 60 else f"{text[:60]}..."}. Give a string, a '
       'list of dicts with role and content, or a dialog.Conversation.'
     )
-  for i, message in enumerate(messages):
-    _message.role_of(i, message)  # Raises if it has no role or content.
-  return [*messages]
+  return _message.expanded(messages)
 
 
 def images_of(content: Any) -> list[Any]:
@@ -116,7 +114,8 @@ def said_in(messages: Messages) -> list[Said]:
     return [
       (turn.ROLE, _from_dialog.parts_of(turn.chunks)) for turn in messages.turns
     ]
-  return [_message.parts_of(i, m) for i, m in enumerate(_named(messages))]
+  named = _named(_message.expanded(messages))
+  return [_message.parts_of(i, message) for i, message in enumerate(named)]
 
 
 def turns_of(said: Sequence[Said], *, system_turn: bool = False) -> list[Turn]:
