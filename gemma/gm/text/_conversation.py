@@ -118,16 +118,20 @@ def said_in(messages: Messages) -> list[Said]:
   return [_message.parts_of(i, message) for i, message in enumerate(named)]
 
 
-def turns_of(said: Sequence[Said], *, system_turn: bool = False) -> list[Turn]:
+def turns_of(
+  said: Sequence[Said], *, system_turn: bool = False, alternates: bool = True
+) -> list[Turn]:
   """The turns of a conversation.
 
   Args:
     said: Who says what.
     system_turn: Whether a system message is a turn of its own, trimmed;
       otherwise it becomes the beginning of the user's first.
+    alternates: Whether user and model have to take turns, as in `Format`.
 
   Raises:
-    ValueError: If roles do not alternate from `user` on.
+    ValueError: If roles do not alternate from `user` on, if they have to; or if
+      a tool responds that nobody called.
   """
   system: list[_parts.Part] = []
   turns: list[Turn] = []
@@ -139,11 +143,19 @@ def turns_of(said: Sequence[Said], *, system_turn: bool = False) -> list[Turn]:
     raise ValueError('The conversation has no user turn. Give at least one.')
   first = [] if system_turn or not system else [*system, '\n\n']
   before: str | None = None
+  called = False
   for i, (role, parts) in enumerate(said):
-    called = before == 'model' and bool(calls_in(turns[-1].parts))
-    kind = checked_role(i, role, next_roles(before, called=called))
-    if before == 'tool' or kind == 'tool':  # The same turn goes on.
+    expected = next_roles(before, called=called)
+    if not alternates:
+      free = () if called and before == 'model' else ('user', 'model')
+      expected = tuple(dict.fromkeys((*expected, *free, 'system')))
+    kind = checked_role(i, role, expected)
+    called = kind == 'model' and bool(calls_in(parts))
+    goes_on = before in ('model', 'tool') and kind in ('model', 'tool')
+    if goes_on:
       turns[-1] = Turn('model', (*turns[-1].parts, *parts))
+    elif kind == 'system':
+      turns.append(as_system_turn(parts))
     else:
       turns.append(Turn(kind, (*first, *parts)))
     first = []
@@ -180,9 +192,11 @@ def checked_role(i: int, role: str, expected: Sequence[str]) -> str:
   kind = _message.ROLES.get(role, role)
   if kind not in expected:
     wanted = ' or '.join(map(repr, expected))
+    rule = 'turns alternate, beginning with the user'
+    if 'system' in expected:
+      rule = 'a tool responds to a call of the model'
     raise ValueError(
-      f'Turn {i} has role {role!r}, but must be {wanted}: '
-      'turns alternate, beginning with the user.'
+      f'Turn {i} has role {role!r}, but must be {wanted}: {rule}.'
     )
   return kind
 
