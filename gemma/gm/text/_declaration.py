@@ -216,7 +216,7 @@ def _text(text: Any, quote: int, where: str) -> Pieces:
   yield from (quote, text, quote)
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
   if not isinstance(value, Mapping):
     raise ValueError(
       f'{where} is a {type(value).__name__}, {_keys.short(value)}. Give a dict.'
