@@ -126,7 +126,6 @@ def sources(path):
     {'image': data},
     {'image': str(path)},
     {'path': path},
-    {'url': str(path)},
     {'url': f'data:image/png;base64,{text}'},
     {'base64': text},
     {'image': None, 'url': CAT},

@@ -295,7 +295,7 @@ def test_arguments_as_json_text(tokenizer):
   [
     ([HI, MODEL, TOOL], "role 'tool', but must be 'user'"),
     ([HI, TOOL], "role 'tool', but must be 'model'"),
-    ([HI, HI], "must be 'model'"),
+    ([HI, {'role': 'narrator', 'content': 'x'}], "must be 'model' or 'user'"),
     (
       [HI, {**MODEL, 'tool_calls': [call('f')]}, MODEL],
       "must be 'user' or 'tool'",
@@ -366,34 +366,52 @@ def test_declarations_of_every_form(tokenizer, tool):
   assert DECLARED in text_of(tokenizer, [HI], tools=[tool])
 
 
-def test_types_are_upper_case_wherever_they_are_types(tokenizer):
+def test_schemas_are_printed_as_the_published_template_does(tokenizer):
+  """Its keys and no others; the expected text was made with it (2026-07-09)."""
   schema = {
     'type': 'object',
     'properties': {
-      'type': {'type': ['string', 'null'], 'enum': ['type', 'string']},
-      'x-foo bar': {
-        'anyOf': [{'type': 'number', 'minimum': 0.5}, {'not': {'type': 'null'}}]
-      },
+      'type': {'type': 'string', 'enum': ['type', 'string'], 'title': 'T'},
+      'Zip': {'type': ['string', 'null'], 'default': None, 'minLength': 2},
+      'when': {'anyOf': [{'type': 'number'}], 'description': 'When.'},
       'rows': {
         'type': 'array',
-        'items': {'type': 'object', 'properties': {'b': {'type': 'integer'}}},
+        'nullable': True,
+        'items': {
+          'type': ['object', 'null'],
+          'properties': {'b': {'type': 'integer', 'minimum': 1}},
+          'required': ['b'],
+          'default': {'B': [1], 'a': None},
+        },
         'default': [{'type': 'keep'}],
       },
+      'inner': {
+        'type': 'object',
+        'properties': {'x': {'type': 'boolean'}},
+        'required': ['x'],
+        'additionalProperties': False,
+      },
+      'free': {'type': 'object', 'additionalProperties': {'type': 'string'}},
       'any': True,
     },
+    'required': ['type', 'Zip'],
+    'additionalProperties': False,
   }
-  text = text_of(tokenizer, [HI], tools=[{'name': 'f', 'parameters': schema}])
-  q = '<|"|>'
-  assert (
-    'declaration:f{parameters:{properties:{any:true,'
-    f'rows:{{default:[{{type:{q}keep{q}}}],'
-    f'items:{{properties:{{b:{{type:{q}INTEGER{q}}}}},type:{q}OBJECT{q}}},'
-    f'type:{q}ARRAY{q}}},'
-    f'type:{{enum:[{q}type{q},{q}string{q}],type:[{q}STRING{q},{q}NULL{q}]}},'
-    f'{q}x-foo bar{q}:{{anyOf:[{{minimum:0.5,type:{q}NUMBER{q}}},'
-    f'{{not:{{type:{q}NULL{q}}}}}]}}'
-    f'}},type:{q}OBJECT{q}}}}}<tool|>'
-  ) in text
+  tool = {'name': 'f', 'parameters': schema, 'strict': True}
+  text = text_of(tokenizer, [HI], tools=[tool])
+  expected = (
+    'declaration:f{description:"",parameters:{properties:{'
+    'any:{type:""},'
+    'free:{properties:{additionalProperties:{type:"STRING"}},type:"OBJECT"},'
+    'inner:{properties:{x:{type:"BOOLEAN"}},required:["x"],type:"OBJECT"},'
+    'rows:{items:{default:{"a":null,"B":[1]},properties:{b:{type:"INTEGER"}},'
+    'required:["b"],type:["OBJECT","NULL"]},nullable:true,type:"ARRAY"},'
+    'type:{enum:["type","string"],type:"STRING"},'
+    'when:{description:"When.",type:""},'
+    """Zip:{type:"['STRING', 'NULL']"}"""
+    '},required:["type","Zip"],type:"OBJECT"}}'
+  )
+  assert f'<|tool>{expected}<tool|>' in text.replace('<|"|>', '"')
 
 
 @pytest.mark.parametrize('tool', ['f', {}, {'description': 'x'}, None])
@@ -452,7 +470,7 @@ def test_calls_are_read_as_they_were_written(tokenizer):
 def test_keys_are_sorted_and_whole_numbers_are_integers():
   value = {'b': 2.0, 'a': [1.0, 1.5, -0.0], 'C': {'y': None, 'x': False}}
   text = ''.join(map(str, _values.write(value, 52)))
-  assert text == '{C:{x:false,y:null},a:[1,1.5,0],b:2}'
+  assert text == '{a:[1,1.5,0],b:2,C:{x:false,y:null}}'
   read = _values.read([' { b : 2 , \n a:[ 1,2e3 ] } '], 52)
   assert read == {'b': 2, 'a': [1, 2000.0]}
 

@@ -247,7 +247,7 @@ BAD = [
   ({'$ref': '#/x'}, "'/x' does not exist"),
   ({'enum': []}, 'Unsatisfiable'),
   ({'enum': [{1, 2}]}, 'not JSON'),
-  (gm.text.JsonSchema('boolean'), 'str is no JSON schema'),
+  (gm.text.JsonSchema('boolean'), 'schema is text, but not JSON'),
   (gm.text.JsonSchema({}, whitespace='('), 'unclosed group'),
   (gm.text.Regex('(a'), 'unclosed group'),
   (gm.text.Regex('(?=a)b'), 'look-around'),

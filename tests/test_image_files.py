@@ -162,7 +162,7 @@ BAD = {
   'empty': (b'', ValueError, 'given as bytes, is empty: it has 0 bytes'),
   'text': (
     b'<html>Not found</html>', ValueError,
-    "no image of a known format: it begins with b'<html>.*Convert it to PNG",
+    'given as bytes, is no image of a known format. Convert it to PNG',
   ),
   'program': (
     b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', ValueError,

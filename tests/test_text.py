@@ -48,7 +48,7 @@ def test_content_in_parts(tokenizer):
   parts = [
     {'type': 'text', 'text': ' Compare '},
     {'type': 'image'},
-    {'type': 'image', 'url': 'x.png'},
+    {'type': 'image', 'path': 'x.png'},
     {'type': 'text', 'text': '<end_of_turn>, '},
     {'type': 'text', 'text': 'please.'},
   ]

@@ -16,16 +16,19 @@ Key = _transform.Key
 class ChatTask(_task.Task):
   r"""A conversation, of which the model's turns are trained.
 
-  An example has one of these forms, with `system` and `tools` if there are any:
+  An example has one of these forms, with `system` and `tools` if there are any.
+  Another key that would change what is trained is refused; unknown keys are
+  warned of.
 
   - `{'messages': [{'role': 'user', 'content': 'Hi'}, ...]}`: messages as
     `gm.text.encode_chat` takes them;
   - `{'conversations': [{'from': 'human', 'value': 'Hi'}, ...]}`;
   - `{'prompt': ..., 'completion': ...}`: texts or messages;
-  - `{'instruction': ..., 'input': ..., 'output': ...}`.
+  - `{'instruction': ..., 'input': ..., 'output': ..., 'history': ...}`.
 
   The tokens are those that a chat with the model has. The end of a turn of the
-  model is trained with it; what users, systems and tools say is not. Tags in
+  model is trained with it; a message of the model with `weight` 0, or `train`
+  or `loss` false, is not, nor is what users, systems and tools say. Tags in
   texts are spelled out.
 
   ```python
@@ -49,7 +52,8 @@ class ChatTask(_task.Task):
 
   Attributes:
     in_chat: Key of the messages, in either of the first two forms, or written
-      as JSON; None finds them under the keys above.
+      as JSON; None finds them under the keys above. Prompts, completions and
+      other texts are text, even if it is JSON.
     last_only: Whether nothing but the model's last turn is trained.
     thinking: Whether the model is asked to think; for Gemma 4.
     empty_thought: Whether the model's last turn opens with an empty thought, if
@@ -87,9 +91,10 @@ class ChatTask(_task.Task):
 
     Raises:
       KeyError: If it has no conversation of a known form.
-      ValueError: If its turns do not alternate, or it is too long.
+      ValueError: If its turns do not alternate, it is too long, or another key
+        is refused.
     """
-    chat = _chat_forms.chat_of(element, self.in_chat, self.name)
+    chat = _chat_forms.chat_of(element, self.in_chat, self.name, self.keep)
     encoder = _chat_tokens.Encoder(
       tokenizer=self.tokenizer,
       thinking=self.thinking,

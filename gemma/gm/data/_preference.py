@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from gemma.gm.data import _chat_forms
+from gemma.gm.data import _chat_messages
 from gemma.gm.data import _chat_tokens
 from gemma.gm.data import _fields
 from gemma.gm.data import _paths
@@ -70,20 +71,26 @@ class PreferenceTask(_task.Task):
 
     Raises:
       KeyError: If an answer is missing, or what it answers.
-      ValueError: If turns do not alternate, or it is too long.
+      ValueError: If turns do not alternate, it is too long, or another key is
+        refused.
     """
+    used = self.in_prompt, self.in_chosen, self.in_rejected
+    # The conversation with the chosen answer is there once more.
+    used += ('messages', 'conversations', 'conversation')
+    _chat_forms.check_keys(element, used, self.keep, self.name)
     pair = self.finish.pair(
       self._row(element, self.in_chosen), self._row(element, self.in_rejected)
     )
     return self.kept(element) | dict(zip(self.row_keys, pair, strict=True))
 
   def _row(self, element: _paths.Element, key: Key) -> _fields.Seq2SeqFields:
-    answer = _chat_forms.messages_of(
+    answer = _chat_messages.messages_of(
       _paths.read(element, key, self.name), key, 'assistant'
     )
     if answer[0]['role'] in ('assistant', 'tool'):
       prompt = _paths.read(element, self.in_prompt, self.name)
-      answer = [*_chat_forms.messages_of(prompt, self.in_prompt), *answer]
+      asked = _chat_messages.messages_of(prompt, self.in_prompt, 'user')
+      answer = [*asked, *answer]
     chat = _chat_forms.with_setting(element, answer)
     encoder = _chat_tokens.Encoder(
       tokenizer=self.tokenizer,

@@ -145,9 +145,18 @@ class Reader:
     with _notes.counted():
       for epoch, wanted in places.items():
         for place, element in self._source.pick(epoch, wanted).items():
-          made = self._maker.make(epoch, place, element)
+          made = self._make(epoch, place, element)
           found |= {example.ref: example for example in made}
     return found
+
+  def _make(self, epoch: int, place: int, element: Any) -> list[Example]:
+    try:
+      return self._maker.make(epoch, place, element)
+    except Exception as e:
+      row = self._source.row(epoch, place)
+      if row != place:  # Shuffled, or read in parts.
+        e.add_note(f'It is row {row} of the source, counted from 0.')
+      raise
 
   def _examples(self) -> Iterator[Example]:
     while self._epochs is None or self.at.epoch < self._epochs:
@@ -178,7 +187,7 @@ class Reader:
     """The examples of an element that were not read yet."""
     epoch, _, skip = self.at
     with _notes.counted() as counts:
-      made = self._maker.make(epoch, place, element)
+      made = self._make(epoch, place, element)
     if not skip:
       self.truncated += bool(counts['truncated'])
     for example in made[skip:]:

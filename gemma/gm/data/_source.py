@@ -36,6 +36,10 @@ class Source(abc.ABC):
   def pick(self, epoch: int, places: Collection[int]) -> dict[int, Any]:
     """The examples at some places of an epoch's order."""
 
+  @abc.abstractmethod
+  def row(self, epoch: int, place: int) -> int:
+    """The number in the source of an example of an epoch, for errors."""
+
 
 class Indexed(Source):
   """Examples that are known by their number."""
@@ -75,6 +79,10 @@ class Indexed(Source):
     if max(places) >= len(order):
       raise _too_short(len(order), max(places))
     return {place: self._data[int(order[place])] for place in places}
+
+  def row(self, epoch: int, place: int) -> int:
+    """The number in the source of an example of an epoch, for errors."""
+    return int(self._order(epoch)[place])
 
   def _order(self, epoch: int) -> np.ndarray:
     """Numbers of the examples, the same on every machine."""
@@ -122,6 +130,11 @@ class Streamed(Source):
       if len(found) == len(places):
         return found
     raise _too_short(place + 1, max(places))
+
+  def row(self, epoch: int, place: int) -> int:
+    """The number in the source of an example of an epoch, for errors."""
+    del epoch  # They come in the order that they have.
+    return self._part + place * self._parts
 
 
 def source_of(

@@ -1,37 +1,59 @@
 """Texts of examples, and the tokens of turns that say them."""
 
+import math
 import re
 from typing import Any
 
 import numpy as np
 
 from gemma.gm.text import _conversation
+from gemma.gm.text import _keys
 from gemma.gm.text import _parts
 from gemma.gm.text import _special_tokens
 from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
 
 
-def text_of(value: Any, reader: str) -> str:
+def text_of(value: Any, reader: str, key: str | None = None) -> str:
   """A value of an element as text.
 
   Args:
     value: Text, bytes of UTF-8, or a number; or an array of one such.
     reader: Who takes it, for the error.
+    key: Its key, for the error.
 
   Raises:
     TypeError: If it is something else, such as None.
+    ValueError: If it is NaN, or bytes of no text.
   """
-  if isinstance(value, np.ndarray | np.generic) and not np.ndim(value):
-    value = value.item()
+  value = plain(value)
+  where = f'{reader} takes text' + ('' if key is None else f' as {key!r}')
   if isinstance(value, bytes):
-    return value.decode()
+    try:
+      return value.decode()
+    except UnicodeDecodeError as e:
+      raise ValueError(
+        f'{where}, but these bytes are no UTF-8 at {e.start}: '
+        f'{_keys.short(value)}.'
+      ) from e
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(
+      f'{where}, and not {value}, as tables have it where a value is missing. '
+      'Leave such examples out.'
+    )
   if isinstance(value, str | int | float):
     return str(value)
   raise TypeError(
-    f'{reader} takes text, and not a {type(value).__name__}: {value!r:.60}. '
-    'Leave such examples out, or make text of it in a transform before.'
+    f'{where}, and not a {type(value).__name__}: {_keys.short(value)}. Leave '
+    'such examples out, or make text of it in a transform before.'
   )
+
+
+def plain(value: Any) -> Any:
+  """An array or a number of NumPy as Python's own."""
+  if isinstance(value, np.ndarray | np.generic):
+    return value.tolist()
+  return value
 
 
 def prompt_parts(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gemma.gm.text import _content
 from gemma.gm.text import _conversation
 from gemma.gm.text import _images
 from gemma.gm.text import _message
@@ -76,7 +77,9 @@ def fill(
     return [*messages]
   said = with_images(messages, images)
   return [
-    {**message, 'content': _message.as_content(parts)}
+    {**message, 'content': _content.as_content(parts)}
+    if any(map(_conversation.is_image, parts))
+    else message
     for message, (_, parts) in zip(messages, said, strict=True)
   ]
 

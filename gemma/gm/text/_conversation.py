@@ -81,9 +81,7 @@ def as_messages(messages: Any) -> list[Message]:
       f'{text if len(text) <= 60 else f"{text[:60]}..."}. Give a string, a '
       'list of dicts with role and content, or a dialog.Conversation.'
     )
-  for i, message in enumerate(messages):
-    _message.role_of(i, message)  # Raises if it has no role or content.
-  return [*messages]
+  return _message.expanded(messages)
 
 
 def images_of(content: Any) -> list[Any]:
@@ -116,19 +114,24 @@ def said_in(messages: Messages) -> list[Said]:
     return [
       (turn.ROLE, _from_dialog.parts_of(turn.chunks)) for turn in messages.turns
     ]
-  return [_message.parts_of(i, m) for i, m in enumerate(_named(messages))]
+  named = _named(_message.expanded(messages))
+  return [_message.parts_of(i, message) for i, message in enumerate(named)]
 
 
-def turns_of(said: Sequence[Said], *, system_turn: bool = False) -> list[Turn]:
+def turns_of(
+  said: Sequence[Said], *, system_turn: bool = False, alternates: bool = True
+) -> list[Turn]:
   """The turns of a conversation.
 
   Args:
     said: Who says what.
     system_turn: Whether a system message is a turn of its own, trimmed;
       otherwise it becomes the beginning of the user's first.
+    alternates: Whether user and model have to take turns, as in `Format`.
 
   Raises:
-    ValueError: If roles do not alternate from `user` on.
+    ValueError: If roles do not alternate from `user` on, if they have to; or if
+      a tool responds that nobody called.
   """
   system: list[_parts.Part] = []
   turns: list[Turn] = []
@@ -140,11 +143,19 @@ def turns_of(said: Sequence[Said], *, system_turn: bool = False) -> list[Turn]:
     raise ValueError('The conversation has no user turn. Give at least one.')
   first = [] if system_turn or not system else [*system, '\n\n']
   before: str | None = None
+  called = False
   for i, (role, parts) in enumerate(said):
-    called = before == 'model' and bool(calls_in(turns[-1].parts))
-    kind = checked_role(i, role, next_roles(before, called=called))
-    if before == 'tool' or kind == 'tool':  # The same turn goes on.
+    expected = next_roles(before, called=called)
+    if not alternates:
+      free = () if called and before == 'model' else ('user', 'model')
+      expected = tuple(dict.fromkeys((*expected, *free, 'system')))
+    kind = checked_role(i, role, expected)
+    called = kind == 'model' and bool(calls_in(parts))
+    goes_on = before in ('model', 'tool') and kind in ('model', 'tool')
+    if goes_on:
       turns[-1] = Turn('model', (*turns[-1].parts, *parts))
+    elif kind == 'system':
+      turns.append(as_system_turn(parts))
     else:
       turns.append(Turn(kind, (*first, *parts)))
     first = []
@@ -181,9 +192,11 @@ def checked_role(i: int, role: str, expected: Sequence[str]) -> str:
   kind = _message.ROLES.get(role, role)
   if kind not in expected:
     wanted = ' or '.join(map(repr, expected))
+    rule = 'turns alternate, beginning with the user'
+    if 'system' in expected:
+      rule = 'a tool responds to a call of the model'
     raise ValueError(
-      f'Turn {i} has role {role!r}, but must be {wanted}: '
-      'turns alternate, beginning with the user.'
+      f'Turn {i} has role {role!r}, but must be {wanted}: {rule}.'
     )
   return kind
 

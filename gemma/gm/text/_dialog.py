@@ -3,6 +3,7 @@
 from typing import Any
 
 from gemma.gm.text import _conversation
+from gemma.gm.text import _declaration
 from gemma.gm.text import _history
 from gemma.gm.text import _parts
 from gemma.gm.text import _template
@@ -52,7 +53,10 @@ def _chunk(dialog: Any, part: _parts.Part) -> Any:
       chunk = dialog.Thought(text)
     case _parts.Tool(name=name, declaration=fields):
       names = {'parameters': 'inputSchema', 'response': 'outputSchema'}
-      renamed = {names.get(key, key): value for key, value in fields.items()}
+      renamed = {
+        names.get(key, key): _declaration.with_upper_types(value)
+        for key, value in fields.items()
+      }
       chunk = dialog.Tool({'name': name, **renamed})
     case _parts.ToolCall(name=name, arguments=arguments):
       chunk = dialog.ToolCall({'name': name, 'arguments': dict(arguments)})

@@ -11,23 +11,26 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from gemma.gm.text import _declaration
+from gemma.gm.text import _keys
 from gemma.gm.text import _parts
 from gemma.gm.text import _tokenizer
+from gemma.gm.text import _tool_schema
 from gemma.gm.text import _values
 
 # From special tokens and a part to pieces.
 Writer = Callable[[Any, Any], Iterator[_values.Piece]]
 _BASIC = ('Text', 'Image', 'Audio')  # Parts that every format can have.
-# Keys of a schema under which there is another, and those with a list of them.
-_ONE = ('items', 'not')
-_SEVERAL = ('allOf', 'anyOf', 'oneOf')
 # What declarations of tools call the parts of one, if not by these names.
-_FIELDS = {
-  'inputSchema': 'parameters',
-  'outputSchema': 'response',
-  'annotations': 'toolAnnotations',
-}
-_NOT_DECLARED = ('name', 'title', 'icons', 'meta', 'execution', 'strict')
+_FIELDS = {'inputSchema': 'parameters', 'outputSchema': 'response'}
+_DECLARED = _keys.Keys(
+  kind='a declaration of a tool',
+  read=('name', 'description', 'parameters', 'response', *_FIELDS),
+  ignored=(
+    'type', 'title', 'icons', 'meta', '_meta', 'execution', 'strict', 'return',
+    'annotations', 'toolAnnotations', 'cache_control', 'examples',
+  ),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class Format:
 
   Attributes:
     system_turn: Whether a system message is a turn of its own.
+    alternates: Whether user and model have to take turns; otherwise what one
+      side says twice is two turns of the user, and one of the model.
     forgets: Whether thoughts are left out once the user has spoken again.
     ends: Special tokens that end what the model says, besides `EOS`.
     soft: Special tokens in the place of media, which no model sees as such.
@@ -43,6 +48,7 @@ class Format:
   """
 
   system_turn: bool
+  alternates: bool
   forgets: bool
   ends: tuple[str, ...]
   soft: tuple[str, ...]
@@ -79,52 +85,35 @@ def tool_of(declaration: Any) -> _parts.Tool:
   """A tool from its declaration.
 
   Args:
-    declaration: `{'type': 'function', 'function': {...}}`, or what is in it:
+    declaration: `{'type': 'function', 'function': {...}}`, or the dict in it:
       `name`, `description` and `parameters`; `inputSchema` is another name for
-      these.
+      these. Or a function with annotations, or a pydantic class.
 
   Raises:
-    ValueError: If it has no name.
+    ValueError: If it has no name, or a schema of another form.
   """
+  declaration = _tool_schema.declaration_of(declaration)
   if isinstance(declaration, Mapping):
     declaration = declaration.get('function', declaration)
-  if not isinstance(declaration, Mapping) or not declaration.get('name'):
+  name = declaration.get('name') if isinstance(declaration, Mapping) else None
+  if not isinstance(name, str) or not name:
     raise ValueError(
-      f'{declaration!r} declares no tool. Give a dict with name, description '
-      'and parameters, a JSON schema.'
+      f'{_keys.short(declaration)} declares no tool. Give a dict with name, '
+      'description and parameters, a JSON schema; or a function.'
     )
-  fields: dict[str, Any] = {
-    str(_FIELDS.get(key, key)): value
-    for key, value in declaration.items()
-    if key not in _NOT_DECLARED and value is not None
-  }
-  for key in ('parameters', 'response'):
-    if key in fields:
-      fields[key] = _schema(fields[key])
-  return _parts.Tool(declaration['name'], fields)
-
-
-def _schema(schema: Any) -> Any:
-  """A JSON schema with types in upper case, as these models know them."""
-  if not isinstance(schema, Mapping):
-    return schema  # True and false are schemas too.
-  out: dict[str, Any] = {}
-  for key, value in schema.items():
-    if key == 'type':
-      out[key] = _upper(value)
-    elif key in _ONE:
-      out[key] = _schema(value)
-    elif key in _SEVERAL:
-      out[key] = [_schema(item) for item in value]
-    elif key == 'properties':
-      out[key] = {name: _schema(item) for name, item in value.items()}
-    elif key != '$schema':
-      out[key] = value
-  return out
-
-
-def _upper(kind: Any) -> Any:
-  return kind.upper() if isinstance(kind, str) else [k.upper() for k in kind]
+  _DECLARED.check(f'Tool {name!r}', declaration)
+  tool = _parts.Tool(
+    name,
+    {
+      field: declaration[key]
+      for key in _DECLARED.read
+      if (field := _FIELDS.get(key, key)) != 'name'
+      and declaration.get(key) is not None
+    },
+  )
+  for _ in _declaration.pieces(tool, 0):
+    pass  # Raises on a schema of another form, before anything is sampled.
+  return tool
 
 
 def _receiver(special: Any, part: _parts.Thought) -> Iterator[_values.Piece]:
@@ -143,8 +132,8 @@ def _channel(special: Any, part: _parts.Thought) -> Iterator[_values.Piece]:
 
 
 def _tool(special: Any, part: _parts.Tool) -> Iterator[_values.Piece]:
-  yield from (special.BEGIN_OF_TOOL, f'declaration:{part.name}')
-  yield from _values.write(part.declaration, special.QUOTE)
+  yield special.BEGIN_OF_TOOL
+  yield from _declaration.pieces(part, special.QUOTE)
   yield special.END_OF_TOOL
 
 
@@ -168,6 +157,7 @@ def _response(
 FORMATS: Mapping[str, Format] = {
   'gemma3': Format(
     system_turn=False,
+    alternates=True,
     forgets=False,
     ends=('END_OF_TURN',),
     soft=(),
@@ -175,6 +165,7 @@ FORMATS: Mapping[str, Format] = {
   ),
   'gemma4': Format(
     system_turn=True,
+    alternates=False,
     forgets=True,
     ends=('END_OF_TURN', 'BEGIN_OF_TOOL_RESPONSE'),
     soft=('IMAGE_PLACEHOLDER', 'AUDIO_PLACEHOLDER', 'VIDEO_PLACEHOLDER'),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gemma.gm.text import _content
 from gemma.gm.text import _parts
 
 _KINDS: dict[str, Callable[[Any], _parts.Part]] = {
@@ -58,7 +59,7 @@ def _data_of(chunk: Any) -> Any:
     case object(path=path):
       return os.fspath(path)
     case object(url=url):
-      return url  # Which is not fetched: an error says so.
+      return _content.data_url(url, 'An image of the conversation')
     case object(data=data):
       return data
     case _:

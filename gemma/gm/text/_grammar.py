@@ -5,6 +5,7 @@ bytes. So a text has the form however it was cut into tokens, and a character
 may come as byte tokens.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import re
@@ -135,8 +136,8 @@ def compile_grammar(
   Args:
     tokenizer: The vocabulary. Its first schema takes longer than the others:
       1.5 seconds for 262,144 tokens, where the others take milliseconds.
-    schema: A JSON schema as a dict, a pydantic model, a `JsonSchema`, a `Regex`
-      or a `Lark`.
+    schema: A JSON schema as a dict or as text, a pydantic model, a
+      `JsonSchema`, a `Regex` or a `Lark`.
 
   Returns:
     The grammar, of which every text starts a matcher.
@@ -152,6 +153,31 @@ def compile_grammar(
     shown = repr(schema)
     shown = shown if len(shown) <= 300 else f'{shown[:300]}...'
     raise ValueError(f'{e}\nThis was found in the schema {shown}') from e
+
+
+def compile_all(
+  tokenizer: _tokenizer.Tokenizer,
+  schema: _schema.Schema | Sequence[_schema.Schema],
+  rows: int,
+) -> list[Grammar]:
+  """The grammar of each prompt.
+
+  Args:
+    tokenizer: The vocabulary.
+    schema: One for all prompts, or a list with one for each.
+    rows: How many prompts there are.
+
+  Raises:
+    ValueError: If there are not as many, or as `compile_grammar`.
+  """
+  if not isinstance(schema, list | tuple):
+    return [compile_grammar(tokenizer, schema)] * rows
+  if len(schema) != rows:
+    raise ValueError(
+      f'schema has {len(schema)} entries for {rows} prompts. Give one schema '
+      'for all of them, or a list with one for each.'
+    )
+  return [compile_grammar(tokenizer, one) for one in schema]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,29 +1,26 @@
-"""One message of a conversation, as a dict, and what is in it."""
+"""One message of a conversation, as a dict, and the parts that it says."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 from typing import Any
 from typing import TypeAlias
 
+from gemma.gm.text import _content
+from gemma.gm.text import _keys
+from gemma.gm.text import _message_keys
 from gemma.gm.text import _parts
+from gemma.gm.text import _values
 
 Message: TypeAlias = Mapping[str, Any]
-# What roles are called in turns.
-ROLES = {
-  'system': 'system',
-  'developer': 'system',
-  'user': 'user',
-  'assistant': 'model',
-  'model': 'model',
-  'tool': 'tool',
-}
-# Keys of an image in a part of a message.
-_SOURCES = ('image', 'url', 'path', 'base64')
+ROLES = _message_keys.ROLES
 
 
 def parts_of(i: int, message: Message) -> tuple[str, list[_parts.Part]]:
-  """Role and parts of a message; all but a system message is trimmed.
+  """Role and parts of a message.
+
+  Texts are trimmed, but for those of the system and of tools.
 
   Args:
     i: Its place in the conversation, for errors.
@@ -40,62 +37,75 @@ def parts_of(i: int, message: Message) -> tuple[str, list[_parts.Part]]:
     return role, [_response(i, message)]
   parts = content_of(i, message)
   if ROLES.get(role) == 'model':
-    thought = message.get('reasoning_content') or message.get('reasoning')
-    if thought:
-      parts = [_parts.Thought(f'{thought.strip()}\n'), *parts]
-    parts += [_call(i, call) for call in message.get('tool_calls') or ()]
+    parts = [*_thoughts(i, message), *parts]
+    parts += [_call(i, call) for call in _list_of(i, message, 'tool_calls')]
   return role, parts
 
 
 def role_of(i: int, message: Message) -> str:
-  """Who says a message; raises if it is none."""
+  """The role of a message.
+
+  Raises:
+    TypeError: If it is no dict.
+    ValueError: If it has no role or content, or a key that is refused.
+  """
   if not isinstance(message, Mapping):
     raise TypeError(
       f'Message {i} is a {type(message).__name__}, not a dict with role and '
       'content.'
     )
-  needed = {'role'} if message.get('tool_calls') else {'role', 'content'}
+  calls = message.get('tool_calls') or message.get('tool_responses')
+  needed = {'role'} if calls else {'role', 'content'}
   if not needed <= message.keys():
     raise ValueError(
-      f'Message {i} has keys {sorted(message)}, but needs role and content.'
+      f'Message {i} has keys {sorted(map(str, message))}, but needs role and '
+      'content.'
     )
-  return message['role']
+  role = message['role']
+  if not isinstance(role, str):
+    raise ValueError(
+      f'Message {i} has role {_keys.short(role)}; give one of '
+      f'{", ".join(ROLES)}.'
+    )
+  keys = _message_keys.OF_ROLE
+  keys.get(ROLES.get(role, ''), keys['other']).check(f'Message {i}', message)
+  return role
 
 
 def content_of(i: int, message: Message) -> list[_parts.Part]:
-  """What the `content` of a message is made of: texts and media."""
+  """The texts and media in the `content` of a message."""
   content = message.get('content')
   if content is None and message.get('tool_calls'):
     return []
-  if isinstance(content, str):
-    content = [{'type': 'text', 'text': content}]
-  if not isinstance(content, Sequence):
-    raise ValueError(
-      f'Message {i} has content of type {type(content).__name__}, but needs a '
-      "string, or a list of parts such as {'type': 'text', 'text': ...}."
-    )
-  parts = [_of_part(i, part) for part in content]
-  if message['role'] != 'system':
-    parts = [p.strip() if isinstance(p, str) else p for p in parts]
-  return parts
+  trim = ROLES.get(message['role']) not in ('system', 'tool')
+  return _content.parts_of(f'Message {i}', content, trim=trim)
 
 
-def as_content(parts: Sequence[_parts.Part]) -> Any:
-  """Texts and media as the content of a message: text, or a list of dicts.
+def expanded(messages: Iterable[Message]) -> list[Message]:
+  """Messages in which tools answer in messages of their own.
 
-  Other parts are left out: they have keys of their own.
+  Gemma's own form has `tool_responses` in the message of the model: the calls
+  come first, then the responses, then the content.
+
+  Args:
+    messages: The messages.
+
+  Raises:
+    ValueError: If `tool_responses` are of another form.
   """
-  kept = [p for p in parts if isinstance(p, str | _parts.Attachment)]
-  if all(isinstance(part, str) for part in kept):
-    return ''.join(map(str, kept))
-  out: list[dict[str, Any]] = []
-  for part in kept:
-    if isinstance(part, str):
-      out.append({'type': 'text', 'text': part})
-    else:
-      kind = part.media.name.lower()
-      source = {} if part.source is None else {kind: part.source}
-      out.append({'type': kind, **source})
+  out: list[Message] = []
+  for i, message in enumerate(messages):
+    role_of(i, message)
+    responses = _list_of(i, message, 'tool_responses')
+    if not responses:
+      out.append(message)
+      continue
+    rest = {key: message[key] for key in message if key != 'tool_responses'}
+    out.append({**rest, 'content': ''})
+    out += [_responding(i, response) for response in responses]
+    if not _keys.is_missing(message.get('content')):
+      left = ('tool_calls', 'reasoning', 'reasoning_content')
+      out.append({key: rest[key] for key in rest if key not in left})
   return out
 
 
@@ -141,24 +151,35 @@ def named(message: Message, calls: Sequence[Message], n: int) -> Message:
     n: How many of them are answered already.
 
   Raises:
-    ValueError: If it says no name, and no call tells it.
+    ValueError: If it says no name, and no call tells it; or if it answers a
+      call that there is not.
   """
-  if message.get('name'):
-    return message
+  name = message.get('name')
+  if name is not None and not isinstance(name, str):
+    raise ValueError(
+      f'A message of role tool has name {_keys.short(name)}. Give a string.'
+    )
   wanted = message.get('tool_call_id')
   ids = [call.get('id') for call in calls]
   if wanted is not None and wanted in ids:
-    n = ids.index(wanted)
+    return {**message, 'name': calls[ids.index(wanted)]['function']['name']}
+  if name:
+    return message
+  if wanted is not None and calls and None not in ids:
+    raise ValueError(
+      f'A message of role tool has tool_call_id {_keys.short(wanted)}, but the '
+      f'calls have {_keys.short(ids)}. Give one of these, or a name.'
+    )
   if n >= len(calls):
     raise ValueError(
       f'A message of role tool has neither a name nor a call that it answers: '
-      f'{_short(message)}. Give the name of the tool as name.'
+      f'{_keys.short(message)}. Give the name of the tool as name.'
     )
   return {**message, 'name': calls[n]['function']['name']}
 
 
 def _as_message(role: str, said: Sequence[_parts.Part]) -> dict[str, Any]:
-  message: dict[str, Any] = {'role': role, 'content': as_content(said)}
+  message: dict[str, Any] = {'role': role, 'content': _content.as_content(said)}
   thoughts = [p.text for p in said if isinstance(p, _parts.Thought)]
   if thoughts:
     message['reasoning_content'] = ''.join(thoughts).strip()
@@ -168,63 +189,90 @@ def _as_message(role: str, said: Sequence[_parts.Part]) -> dict[str, Any]:
   return message
 
 
+def _thoughts(i: int, message: Message) -> list[_parts.Part]:
+  """The thought of a message, under either of its keys."""
+  keys = [key for key in ('reasoning_content', 'reasoning') if message.get(key)]
+  texts = [message[key] for key in keys]
+  for key, text in zip(keys, texts, strict=True):
+    if not isinstance(text, str):
+      raise ValueError(
+        f'Message {i} has {key}={_keys.short(text)}, a {type(text).__name__}. '
+        'Give a string.'
+      )
+  if len({*texts}) > 1:
+    raise ValueError(
+      f'Message {i} has reasoning_content and reasoning, which differ. Give '
+      'one of them.'
+    )
+  return [_parts.Thought(f'{text.strip()}\n') for text in texts[:1]]
+
+
+def _list_of(i: int, message: Message, key: str) -> Sequence[Any]:
+  """The list under a key; empty if there is none."""
+  value = message.get(key)
+  if value is None:
+    return ()
+  if not isinstance(value, list | tuple):
+    raise ValueError(
+      f'Message {i} has {key}={_keys.short(value)}, a {type(value).__name__}. '
+      'Give a list of dicts.'
+    )
+  return value
+
+
 def _call(i: int, call: Any) -> _parts.ToolCall:
   try:
-    name, arguments = call['function']['name'], call['function']['arguments']
+    if call.get('type') not in (None, 'function'):
+      raise ValueError(f'type is {_keys.short(call["type"])}')
+    name = call['function']['name']
+    arguments = call['function'].get('arguments', {})
     if isinstance(arguments, str):
       arguments = json.loads(arguments or '{}')
-    if not isinstance(arguments, Mapping):
+    if not isinstance(arguments, Mapping | None):
       raise TypeError(f'arguments are a {type(arguments).__name__}')
-  except (KeyError, TypeError, ValueError) as e:
+    if not isinstance(name, str) or not name:
+      raise TypeError(f'name is {_keys.short(name)}')
+    arguments = arguments or {}
+    for _ in _values.write(arguments, 0):
+      pass  # Raises on values that JSON has not.
+  except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
     raise ValueError(
-      f'Message {i} has a tool call {_short(call)}, of which cannot be read: '
-      f"{e!r}. It is {{'type': 'function', 'function': {{'name': ..., "
+      f'Message {i} has a tool call {_keys.short(call)}, of which cannot be '
+      f"read: {e!r}. It is {{'type': 'function', 'function': {{'name': ..., "
       "'arguments': {...}}}."
     ) from e
+  _message_keys.CALL.check(f'A tool call of message {i}', call)
+  _message_keys.FUNCTION.check(f'A tool call of message {i}', call['function'])
   return _parts.ToolCall(name, arguments)
 
 
 def _response(i: int, message: Message) -> _parts.ToolResponse:
   content = message['content']
-  if not isinstance(content, str | Mapping):
-    parts = content_of(i, {'role': 'tool', 'content': content})
-    content = as_content(parts)
+  if isinstance(content, list | tuple):
+    parts = content_of(i, message)
+    content = _content.as_content(parts)
     if not isinstance(content, str):
       raise ValueError(
         f'Message {i} of a tool has media in it. Give text, or a dict.'
       )
+  elif not isinstance(content, str | Mapping | int | float):
+    raise ValueError(
+      f'Message {i} of a tool has content of type {type(content).__name__}. '
+      'Give text, or a dict.'
+    )
   return _parts.ToolResponse(message.get('name') or '', content)
 
 
-def _of_part(i: int, part: Any) -> _parts.Part:
-  kind = part.get('type') if isinstance(part, Mapping) else None
-  if kind == 'text' and isinstance(part.get('text'), str):
-    return part['text']
-  if kind == 'image':
-    return _parts.Attachment(_parts.Media.IMAGE, _source(i, part))
-  if kind == 'audio':
-    return _parts.Attachment(_parts.Media.AUDIO)
-  raise ValueError(
-    f'Message {i} has a part {_short(part)} of type {kind!r}. Parts are '
-    "{'type': 'text', 'text': ...}, {'type': 'image', 'image': ...} and "
-    "{'type': 'audio'}."
-  )
-
-
-def _source(i: int, part: Message) -> Any:
-  """The image of a part, under any of the keys that chat formats have."""
-  found = [key for key in _SOURCES if part.get(key) is not None]
-  if len(found) > 1:
+def _responding(i: int, response: Any) -> Message:
+  """One of `tool_responses` as a message of the tool."""
+  if not isinstance(response, Mapping) or 'response' not in response:
     raise ValueError(
-      f'Message {i} has an image part with {" and ".join(found)}. Give the '
-      'image once.'
+      f'Message {i} has {_keys.short(response)} in tool_responses. Give dicts '
+      'with name and response.'
     )
-  if not found:
-    return None
-  source = part[found[0]]
-  return f'data:;base64,{source}' if found == ['base64'] else source
-
-
-def _short(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 60 else f'{text[:60]}...'
+  _message_keys.RESPONSE.check(
+    f'One of tool_responses of message {i}', response
+  )
+  message = {'role': 'tool', 'content': response['response']}
+  name = response.get('name')
+  return {**message, 'name': name} if name else message

@@ -18,6 +18,8 @@ from gemma.gm.text import _template
 from gemma.gm.text import _tokenizer
 from gemma.gm.vision import _expand
 
+_BOS = '<bos>'  # No text: SentencePiece would spell it.
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
@@ -53,7 +55,8 @@ def encode(
     images: See `_images.by_prompt`.
     add_bos: Whether strings begin with `<bos>`. Ids are taken as they are, and
       conversations bring it along.
-    allow_special: Whether tags in strings become control tokens.
+    allow_special: Whether tags in strings become control tokens; a `<bos>` at
+      their beginning then is the only one.
 
   Raises:
     ValueError: If a prompt is empty, has an id outside of the table, or has not
@@ -142,6 +145,8 @@ def _encode_one(
     if images and not allow_special:  # The one tag that means something then.
       ids = _attach.encode_text(tokenizer, prompt)
       return [tokenizer.special_tokens.BOS] * add_bos + ids, images
+    if allow_special and prompt.startswith(_BOS):  # Rendered by a template.
+      prompt, add_bos = prompt.removeprefix(_BOS), True
     ids = tokenizer.encode(prompt, add_bos=add_bos, allow_special=allow_special)
     return ids, images
   if _conversation.is_conversation(prompt):

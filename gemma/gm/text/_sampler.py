@@ -127,7 +127,7 @@ class Sampler:
     return_state: bool = False,
     last_state: _state.SamplingState | None = None,
     sharding: Any = None,
-    schema: _schema.Schema | None = None,
+    schema: _schema.Schema | Sequence[_schema.Schema] | None = None,
     logits_mask: _step.LogitsMask | None = None,
     logprobs: int | None = None,
     return_hidden_states: bool = False,
@@ -162,8 +162,9 @@ class Sampler:
         all that was said there, its last token included. It is left intact.
       sharding: Where the batch lies: a `jax.sharding.Sharding`, or a function
         from arrays to shardings.
-      schema: What the answer must be: a JSON schema, a pydantic class, `Regex`
-        or `Lark`. The text then comes without an end tag.
+      schema: What the answer must be: a JSON schema, as a dict or as text, a
+        pydantic class, `Regex` or `Lark`; a list has one for each prompt. The
+        text then comes without an end tag.
       logits_mask: A function from a row's tokens, `int32[S]`, and their number
         to the tokens that may come next, `bool[V]`. It is compiled in. A row
         for which it leaves nothing ends. Tokens of images are negative.
@@ -401,7 +402,7 @@ class Sampler:
     *,
     sampling: Sampling,
     key: jax.Array,
-    schema: _schema.Schema | None = None,
+    schema: _schema.Schema | Sequence[_schema.Schema] | None = None,
     **fields: Any,
   ) -> _request.Request:
     numbers, method = _sampling.resolve(sampling, len(rows))
@@ -409,8 +410,8 @@ class Sampler:
     if schema is not None:
       from gemma.gm.text import _grammar
 
-      grammar = _grammar.compile_grammar(self.codec, schema)
-      guides = [_request.Guide(grammar) for _ in rows]
+      grammars = _grammar.compile_all(self.codec, schema, len(rows))
+      guides = [*map(_request.Guide, grammars)]
     if self.draft is not None and (method is not None or guides):
       raise ValueError(
         'A draft guesses several tokens at once, which goes with the sampling '

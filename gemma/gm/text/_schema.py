@@ -72,8 +72,8 @@ class JsonSchema:
   ```
 
   Attributes:
-    schema: A JSON schema as a dict, or what has `model_json_schema()`, such as
-      a pydantic model.
+    schema: A JSON schema as a dict or as text, or a class that has
+      `model_json_schema()`, such as a pydantic model.
     whitespace: Regex of what may stand around a key, value, bracket or comma.
       By default at most one space, since a model may else write spaces for
       ever. Empty for compact JSON.
@@ -84,7 +84,7 @@ class JsonSchema:
 
 
 Schema: TypeAlias = (
-  Mapping[str, Any] | HasJsonSchema | JsonSchema | Regex | Lark
+  Mapping[str, Any] | str | HasJsonSchema | JsonSchema | Regex | Lark
 )
 
 
@@ -116,15 +116,27 @@ def source(schema: Schema) -> str:
 def _as_json(schema: Any) -> str:
   if isinstance(schema, HasJsonSchema):
     schema = schema.model_json_schema()
+  if isinstance(schema, str):
+    schema = _parsed(schema)
   if not isinstance(schema, Mapping):
     raise ValueError(
-      f'{type(schema).__name__} is no JSON schema: give a dict, what has '
-      'model_json_schema(), gm.text.Regex or gm.text.Lark.'
+      f'{type(schema).__name__} is no JSON schema: give a dict or its JSON, '
+      'a class with model_json_schema(), gm.text.Regex or gm.text.Lark.'
     )
   try:
     return json.dumps(dict(schema), allow_nan=False)
-  except TypeError as e:
+  except (TypeError, RecursionError) as e:
     raise ValueError(f'The schema is not JSON: {e}.') from e
+
+
+def _parsed(text: str) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as e:
+    raise ValueError(
+      f'The schema is text, but not JSON: {e}. For a pattern give '
+      'gm.text.Regex, for a grammar gm.text.Lark.'
+    ) from e
 
 
 def engine() -> Any:

@@ -114,7 +114,9 @@ def encode_said(
     empty_thought: See `encode_chat`.
   """
   form = _formats.of(tokenizer)
-  turns = _conversation.turns_of(said, system_turn=form.system_turn)
+  turns = _conversation.turns_of(
+    said, system_turn=form.system_turn, alternates=form.alternates
+  )
   turns = [*instructed(tokenizer, turns, thinking=thinking, tools=tools)]
   if form.forgets:
     turns = forgotten(turns)
@@ -217,9 +219,9 @@ def forgotten(turns: Sequence[Turn]) -> list[Turn]:
   """Turns without the thoughts before the user's last one.
 
   Args:
-    turns: What is said; one turn at least is the user's.
+    turns: What is said.
   """
-  users = [i for i, turn in enumerate(turns) if turn.role == 'user']
+  users = [-1, *(i for i, turn in enumerate(turns) if turn.role == 'user')]
   return [
     dataclasses.replace(turn, parts=_without_thoughts(turn.parts))
     if i < users[-1]

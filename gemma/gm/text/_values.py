@@ -25,16 +25,23 @@ _WORDS = {'true': True, 'false': False, 'null': None}
 _END = None  # Behind the last symbol.
 
 
-def write(value: Any, quote: int) -> Iterator[Piece]:
+def write(
+  value: Any, quote: int, *, quoted_keys: bool = False, depth: int = 0
+) -> Iterator[Piece]:
   """The pieces of a value.
 
   Args:
     value: What JSON can hold.
     quote: The token around strings.
+    quoted_keys: Whether all keys stand between quotes; by default those that
+      could not be read back without.
+    depth: How many values it is in.
 
   Raises:
     ValueError: If it is, or has in it, something else.
   """
+  if depth > _DEPTH:
+    raise ValueError(f'There are more than {_DEPTH} values in each other.')
   match value:
     case None | bool():
       yield json.dumps(value)
@@ -48,23 +55,45 @@ def write(value: Any, quote: int) -> Iterator[Piece]:
       yield repr(value)
     case Mapping():
       yield '{'
-      for i, key in enumerate(sorted(value, key=_checked)):
+      for i, name in enumerate(sorted_keys(value)):
         yield ',' * (i > 0)
-        yield from (key,) if _BARE_KEY.fullmatch(key) else (quote, key, quote)
+        yield from (quote, name, quote) if quoted_keys else key(name, quote)
         yield ':'
-        yield from write(value[key], quote)
+        yield from write(
+          value[name], quote, quoted_keys=quoted_keys, depth=depth + 1
+        )
       yield '}'
     case list() | tuple():
       yield '['
       for i, item in enumerate(value):
         yield ',' * (i > 0)
-        yield from write(item, quote)
+        yield from write(item, quote, quoted_keys=quoted_keys, depth=depth + 1)
       yield ']'
     case _:
       raise ValueError(
         f'{value!r} is a {type(value).__name__}, which JSON has not. Give '
         'strings, numbers, true, false, null, lists, and dicts of these.'
       )
+
+
+def key(name: str, quote: int) -> Iterator[Piece]:
+  """The pieces of a key, which needs quotes only if it is no bare word."""
+  bare = _BARE_KEY.fullmatch(name)
+  yield from (name,) if bare else (quote, name, quote)
+
+
+def sorted_keys(value: Mapping[Any, Any]) -> list[str]:
+  """Keys in the order of their letters, whatever their case.
+
+  Raises:
+    ValueError: If one is not a string.
+  """
+  for name in value:
+    if not isinstance(name, str):
+      raise ValueError(
+        f'A dict has key {name!r}, but keys in JSON are strings.'
+      )
+  return sorted(value, key=str.lower)
 
 
 def read(pieces: Sequence[Piece], quote: int) -> Any:
@@ -177,9 +206,3 @@ class _Reader:
       f'Expected {expected} at place {self._at} of a value, but there is '
       f'{rest!r}.'
     )
-
-
-def _checked(key: Any) -> str:
-  if not isinstance(key, str):
-    raise ValueError(f'A dict has key {key!r}, but keys in JSON are strings.')
-  return key

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+import re
 from typing import Any
 from typing import TypeAlias
 import urllib.parse
@@ -77,8 +78,7 @@ def read_image(image: ImageLike) -> UInt8[np.ndarray, 'H W 3']:
 
 def _open(file: io.BytesIO | io.BufferedReader, *, name: str) -> np.ndarray:
   """Decodes a file, of which `name` is told in errors."""
-  start = file.read(16)
-  if not start:
+  if not file.read(1):
     raise ValueError(f'{name} is empty: it has 0 bytes.')
   file.seek(0)
   Image.init()
@@ -87,8 +87,8 @@ def _open(file: io.BytesIO | io.BufferedReader, *, name: str) -> np.ndarray:
     image = Image.open(file, formats=formats)
   except UnidentifiedImageError as e:
     raise ValueError(
-      f'{name} is no image of a known format: it begins with {start!r}. '
-      f'Convert it to PNG or JPEG; known are {", ".join(formats)}.'
+      f'{name} is no image of a known format. Convert it to PNG or JPEG; known '
+      f'are {", ".join(formats)}.'
     ) from e
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
     raise ValueError(f'{name} is too large. {e}. {_SMALLER}') from e
@@ -122,9 +122,11 @@ _SMALLER = (
 
 
 def _damaged(name: str, error: Exception) -> str:
+  # Decoders quote bytes of the file, which may be anyone's.
+  reason = re.sub(r'b?(["\']).*\1', '...', str(error), flags=re.DOTALL)
   return (
-    f'{name} is damaged: {error or type(error).__name__}. Get it anew, or save '
-    'it again with a program that can open it.'
+    f'{name} is damaged: {reason or type(error).__name__}. Get it anew, or '
+    'save it again with a program that can open it.'
   )
 
 
@@ -169,4 +171,7 @@ def _from_url(url: str) -> bytes:
 
 def _short(value: Any) -> str:
   text = os.fspath(value)
+  if text[:5].lower() == 'data:':
+    head, comma, _ = text.partition(',')
+    text = f'{head[:60]}{comma}...'
   return repr(text if len(text) <= 80 else f'{text[:60]}...')
