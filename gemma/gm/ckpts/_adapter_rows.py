@@ -167,3 +167,8 @@ def groups(config: _config.TransformerConfig) -> Iterator[list[Place]]:
         Place(row, weight.part_adapter(name), i) for i, name in enumerate(names)
       ]
     yield group
+
+
+def modules(config: _config.TransformerConfig) -> list[str]:
+  """The modules of a model that can have an adapter, as in a text model."""
+  return [name for whole, *_ in groups(config) for name in whole.modules]

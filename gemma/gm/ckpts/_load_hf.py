@@ -17,6 +17,7 @@ import numpy as np
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _hf_row
+from gemma.gm.ckpts import _hub
 from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _source
 from gemma.gm.ckpts import _targets
@@ -35,11 +36,26 @@ def is_hf_folder(folder: pathlib.Path) -> bool:
 
 
 def read_config(
-  folder: pathlib.Path, *, text_only: bool = False
+  folder: pathlib.Path,
+  *,
+  text_only: bool = False,
+  path: str | os.PathLike[str] | None = None,
 ) -> _config.TransformerConfig:
-  """The architecture of a folder, from its `config.json`."""
+  """The architecture of a folder, from its `config.json`.
+
+  Args:
+    folder: The folder.
+    text_only: Whether to leave out a vision encoder.
+    path: Its name for users, such as `hf://org/name`, if it has another.
+  """
   file = json.loads((folder / _CONFIG).read_text())
-  return _hf_config.from_hf(file, text_only=text_only)
+  config = _hf_config.from_hf(file, text_only=text_only)
+  hub = path is not None and _hub.is_hub(os.fspath(path))
+  origin = _config.Origin(
+    path=os.fspath(path) if path is not None and hub else str(folder),
+    multimodal='text_config' in file,
+  )
+  return dataclasses.replace(config, origin=origin)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,6 +168,23 @@ class LayerSpec:
         return None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+  """The folder that a config was read from.
+
+  Attributes:
+    path: The folder, or `hf://org/name[@revision]`; None if it has none.
+    multimodal: Whether its model has encoders of images or audio. Hugging Face
+      then calls the text model `language_model`, with or without them here.
+  """
+
+  path: str | None = None
+  multimodal: bool = False
+
+
+MULTIMODAL = Origin(multimodal=True)  # Any published folder with encoders.
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
   """Shape and constants of a model.
@@ -217,6 +234,8 @@ class TransformerConfig:
     vision_encoder: What makes soft tokens of images; None if the model reads
       text only.
     image_tokens: Ids around an image.
+    origin: The folder that the config was read from. Configs that differ only
+      in it are equal, so that they share compiled programs.
   """
 
   num_embed: int
@@ -260,6 +279,9 @@ class TransformerConfig:
   vocab_size: int | None = None
   vision_encoder: _siglip.SigLiPFromPatches | None = None
   image_tokens: _expand.ImageTokens = _expand.ImageTokens()
+  origin: Origin | None = dataclasses.field(
+    default=None, compare=False, repr=False
+  )
 
   def __post_init__(self):
     _check(self)
