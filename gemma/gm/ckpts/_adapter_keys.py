@@ -92,6 +92,7 @@ _IGNORED = {
     _fields.ANYTHING,
   ),
 }  # fmt: skip
+KEYS = _READ.keys() | _IGNORED.keys()
 
 
 def read(folder: pathlib.Path) -> _adapter_settings.Settings:
@@ -108,7 +109,6 @@ def read(folder: pathlib.Path) -> _adapter_settings.Settings:
       f'No {FILE} in {folder}. Give the folder of an adapter of PEFT.'
     )
   values = _json_file.read_object(file)
-  known = _READ.keys() | _IGNORED.keys()
   schema = _fields.Schema(
     str(file), _READ, _IGNORED, required=('peft_type', 'target_modules')
   )
@@ -117,7 +117,7 @@ def read(folder: pathlib.Path) -> _adapter_settings.Settings:
       key: value
       for key, value in values.items()
       # Switches of newer versions that are off have no effect.
-      if key in known or value not in (None, False, [], {}, '')
+      if key in KEYS or value not in (None, False, [], {}, '')
     }
   )
   _check_pairs(file, read_)

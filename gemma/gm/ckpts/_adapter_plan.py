@@ -49,8 +49,8 @@ class Plan:
     if (pair.a.shape, pair.b.shape, lengths) == (a, b, m):
       return None
     return (
-      f'mis-shaped: {self.module} {shape}, lora_A {pair.a.shape}, lora_B {pair.b.shape}, magnitudes '
-      f'{lengths} instead of {a}, {b}, {m}'
+      f'mis-shaped: {self.module} {shape}, lora_A {pair.a.shape}, lora_B '
+      f'{pair.b.shape}, magnitudes {lengths} instead of {a}, {b}, {m}'
     )
 
   def scaled(

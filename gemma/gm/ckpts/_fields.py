@@ -60,8 +60,7 @@ class Schema:
     for key in self.required:
       if key not in values:
         raise ValueError(
-          f'{key} is missing in {self.name}. Add it: '
-          f'{self.read[key].expected}.'
+          f'{key} is missing in {self.name}. Add it: {self.read[key].expected}.'
         )
     known = {**self.ignored, **self.read}
     for key, value in values.items():
@@ -134,9 +133,9 @@ def one_of(*values: Any) -> Check:
 def list_of(check: Check, most: int) -> Check:
   return Check(
     f'a list of at most {most:,}, each {check.expected}',
-    lambda x: isinstance(x, list)
-    and len(x) <= most
-    and all(map(check.accepts, x)),
+    lambda x: (
+      isinstance(x, list) and len(x) <= most and all(map(check.accepts, x))
+    ),
   )
 
 

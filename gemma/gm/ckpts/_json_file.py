@@ -29,9 +29,7 @@ def read_bytes(file: pathlib.Path, most: int = MOST_BYTES) -> bytes:
   return file.read_bytes()
 
 
-def read_object(
-  file: pathlib.Path, most: int = MOST_BYTES
-) -> dict[str, Any]:
+def read_object(file: pathlib.Path, most: int = MOST_BYTES) -> dict[str, Any]:
   """The JSON object in a file.
 
   Raises:
