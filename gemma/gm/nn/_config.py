@@ -226,6 +226,8 @@ class TransformerConfig:
     experts: Feed-forwards of which each token takes a few.
     per_layer_input_dim: Width of what each layer gets of each token by a table
       of its own; 0 for none.
+    per_layer_rows: Rows of that table, if fewer than `num_embed`: a token
+      without a row reads that of padding.
     altup: Several residual streams, as in Gemma 3n.
     laurel_rank: Rank of the LAuReL branch (https://arxiv.org/abs/2411.07501).
     use_layer_scalar: See `LayerSpec.layer_scalar`.
@@ -272,6 +274,7 @@ class TransformerConfig:
   activation_sparsity: tuple[float, ...] = ()
   experts: Experts | None = None
   per_layer_input_dim: int = 0
+  per_layer_rows: int | None = None
   altup: AltUp | None = None
   laurel_rank: int = 0
   use_layer_scalar: bool = False
@@ -426,6 +429,11 @@ def _check_parts(config: TransformerConfig) -> None:
     raise ValueError(
       f'activation_sparsity={sparsity} must be numbers from 0 to below 1, for '
       f'at most {layers} layers.'
+    )
+  rows = config.per_layer_rows
+  if rows is not None and not 1 <= rows <= config.num_embed:
+    raise ValueError(
+      f'per_layer_rows={rows} must be from 1 to num_embed={config.num_embed}.'
     )
   experts = config.experts
   if experts is not None and not 1 <= experts.top_k <= experts.num_experts:
