@@ -5,14 +5,11 @@ import pathlib
 import random
 import tempfile
 
-import jax
 import numpy as np
 import safetensors.numpy
 
 from gemma import gm
 from gemma.gm.ckpts import _adapter_rows
-from gemma.gm.ckpts import _tree
-from gemma.gm.nn import _shapes
 
 SHORT = 'q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj'
 ENDS = (
@@ -85,17 +82,6 @@ def _some(rng: random.Random, values: tuple[str, ...], most: int) -> list[str]:
   return rng.sample(values, rng.randint(1, most))
 
 
-def weights(case) -> dict[str, tuple[int, int]]:
-  """Outputs and inputs of the modules of a tiny model, by PEFT's name."""
-  shapes = _tree.flatten(_shapes.param_shapes(case.model))
-  sizes = {}
-  for whole, *_ in _adapter_rows.groups(case.config):
-    written = jax.eval_shape(whole.row.write, shapes[whole.row.path])
-    for name, weight in zip(whole.modules, written, strict=True):
-      sizes[name] = weight.shape
-  return sizes
-
-
 def tensors(case, ranks, front='model.', targets=SHORT) -> dict:
   """Random tensors of PEFT for some modules of a model.
 
@@ -106,7 +92,7 @@ def tensors(case, ranks, front='model.', targets=SHORT) -> dict:
     targets: The ends of their names, or a function from a full name.
   """
   rng, out = np.random.RandomState(0), {}
-  for name, (outputs, inputs) in weights(case).items():
+  for name, (outputs, inputs) in _adapter_rows.sizes(case.config).items():
     full = front + name
     chosen = targets(full) if callable(targets) else full.endswith(targets)
     if not chosen:

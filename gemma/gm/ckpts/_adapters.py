@@ -21,7 +21,6 @@ from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _lora
-from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.peft import _targets
 
@@ -79,7 +78,7 @@ def save_adapter(
   config = _config.config_of(
     {names.full(module): len(pair.a) for module, pair in pairs.items()},
     model,
-    known=map(names.full, _rows.modules(inner.config)),
+    known=map(names.full, _rows.sizes(inner.config)),
     names=names,
     base=base,
     use_dora=dora == {True},
@@ -131,18 +130,15 @@ def load_adapter(
   settings = _adapter_keys.read(folder)
   tensors = _files.read(folder, text_only=text_only)
   inner = _inner(model)
-  groups = [*_rows.groups(inner.config)]
-  modules = _rows.modules(inner.config)
-  expected = _adapter_plan.plan(settings, tensors, modules)
+  sizes = _rows.sizes(inner.config)
+  expected = _adapter_plan.plan(settings, tensors, sizes)
   out: dict[_tree.Path, Any] = {}
   problems: list[str] = []
-  shapes = _tree.flatten(_shapes.param_shapes(inner))
-  for whole, *parts in groups:
-    weights = jax.eval_shape(whole.row.write, shapes[whole.row.path])
+  for whole, *parts in _rows.groups(inner.config):
     pairs = []
-    for name, weight in zip(whole.modules, weights, strict=True):
+    for name in whole.modules:
       pair = _rows.take(tensors.arrays, name)
-      problem = expected[name].problem(pair, weight.shape)
+      problem = expected[name].problem(pair, sizes[name])
       problems += [problem] if problem else []
       pairs.append(expected[name].scaled(pair, _config.factor_of(model)))
     if not problems:
