@@ -17,6 +17,7 @@ from gemma import gm
 from gemma import peft
 from gemma.gm.ckpts import _adapter_keys
 from gemma.gm.ckpts import _adapter_regex
+from gemma.gm.ckpts import _adapter_settings
 
 CASE = cases.CASES[0]
 PLAIN = 'model.layers.0.self_attn.q_proj'
@@ -459,3 +460,58 @@ def test_every_field_of_peft_is_known():
 
   fields = {field.name for field in dataclasses.fields(hf_peft.LoraConfig)}
   assert fields <= _adapter_keys.KEYS
+
+
+VALUES = (
+  *(None, True, False, 0, 1, -1, 2.5, 8, 10**12, 10**400, '', 'x', '(', LOOP),
+  *(float('nan'), float('inf'), [], {}, [None], [1, 2], ['q_proj'], [[1]]),
+  *({'q_proj': 2}, {'q_proj': 4}, {'': 1}, {'x': None}, {'(': 1}, {'a': [1]}),
+  *('q_proj', '.*_proj', 'all-linear', 'none', 'LORA', 'pissa', 'a' * 20_000),
+)
+
+
+def expected(fields, arrays):
+  """The products of an adapter, by PEFT's own rules."""
+  import peft as hf_peft
+
+  rules = {f.name for f in dataclasses.fields(_adapter_settings.Settings)}
+  given = {'r': 4, 'target_modules': [*adapters.SHORT]} | fields
+  theirs = hf_peft.LoraConfig(
+    # Null stands for the default; other keys are of no rule.
+    **{key: x for key, x in given.items() if key in rules and x is not None}
+  )
+  given = adapters.products(arrays)
+  targets, _, factors = rules_of(theirs, [*given])
+  return {name: factors[name] * given[name] for name in targets}
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings('ignore')  # Of unknown keys, and those of peft.
+@pytest.mark.parametrize(
+  'count', [100, pytest.param(500, marks=pytest.mark.exhaustive)]
+)
+def test_any_value_of_any_key(count, tmp_path, monkeypatch):
+  """Generated configs: an error with file and key, or what PEFT computes."""
+  monkeypatch.setattr(_adapter_regex, 'SECONDS', 0.3)
+  arrays = adapters.tensors(CASE, 4, targets=('q_proj', 'up_proj'))
+  base = {'target_modules': ['q_proj', 'up_proj']}
+  rng, keys, read = random.Random(0), sorted(_adapter_keys.KEYS), 0
+  for i in range(count):
+    key, value = keys[i % len(keys)], rng.choice(VALUES)
+    fields = base | {key: value}
+    path = adapters.folder(tmp_path / 'a', arrays, **fields)
+    start = time.monotonic()
+    try:
+      found = adapters.loaded_products(path, CASE)
+    except ValueError as e:
+      assert 'adapter_config.json' in str(e) and key in str(e), (fields, e)
+      assert time.monotonic() - start < 5, fields
+      continue
+    read += 1
+    want = expected(fields, arrays)
+    assert found.keys() == want.keys(), fields
+    for name, x in want.items():
+      np.testing.assert_allclose(
+        found[name], x, rtol=1e-5, atol=1e-6, err_msg=str(fields)
+      )
+  assert count / 5 < read < count

@@ -9,6 +9,18 @@ from gemma.gm.ckpts import _adapter_files
 from gemma.gm.ckpts import _adapter_rows
 from gemma.gm.ckpts import _adapter_settings
 
+# The keys that decide which tensors a module has.
+KEYS = (
+  'r',
+  'rank_pattern',
+  'use_dora',
+  'target_modules',
+  'exclude_modules',
+  'layers_to_transform',
+  'layers_pattern',
+  'modules_to_save',
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

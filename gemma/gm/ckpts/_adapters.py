@@ -24,6 +24,8 @@ from gemma.gm.nn import _lora
 from gemma.gm.nn import _transformer
 from gemma.peft import _targets
 
+# Of tables and of modules that are trained as a whole.
+_WHOLE = ('.weight', '.trainable_tokens_delta', '.lora_embedding_A')
 _PROJECTION = 'mm_input_projection'  # A parameter of theirs, not a module.
 
 
@@ -146,8 +148,9 @@ def load_adapter(
   problems += [_unknown(name) for name in sorted(tensors.arrays)]
   if problems:
     raise ValueError(
-      f'{len(problems)} tensors in {tensors.file} do not fit the model or the '
-      f'targets in {settings.file.name}:\n  ' + '\n  '.join(problems)
+      f'{len(problems)} tensors in {tensors.file} do not fit the model, or '
+      f'what {", ".join(_adapter_plan.KEYS)} say in {settings.file}:\n  '
+      + '\n  '.join(problems)
     )
   return _tree.nest(out)
 
@@ -200,9 +203,15 @@ def _no_place(path: _tree.Path) -> str:
 
 
 def _unknown(name: str) -> str:
-  if not _hf_layout.is_media(name):
-    return f'unknown: {name}'
-  return f'unknown: {name}. Give text_only=True to leave out encoders.'
+  if _hf_layout.is_media(name):
+    return f'unknown: {name}. Give text_only=True to leave out encoders.'
+  if name.endswith(_WHOLE):
+    return (
+      f'unknown: {name}, of modules_to_save, trainable_token_indices, or LoRA '
+      'of a table. Merge the adapter into its base with PEFT '
+      '(merge_and_unload), and load that.'
+    )
+  return f'unknown: {name}'
 
 
 def _read(
