@@ -210,13 +210,13 @@ def test_what_cannot_be_read_is_refused(tmp_path):
   path = tmp_path / 'a'
   params = adapters(case.params)
   gm.ckpts.save_adapter(path, model=case.model, params=params)
-  with pytest.raises(ValueError, match='more than LoRA.*qalora.*merge_and'):
+  with pytest.raises(ValueError, match='qalora=True.*more than LoRA.*merge_and'):
     gm.ckpts.load_adapter(edited(path, use_qalora=True), model=case.model)
   edited(path, use_qalora=False)
   with pytest.raises(ValueError, match='mis-shaped: .*magnitudes None'):
     gm.ckpts.load_adapter(edited(path, use_dora=True), model=case.model)
   edited(path, use_dora=False)
-  with pytest.raises(ValueError, match='holds IA3; only LORA'):
+  with pytest.raises(ValueError, match="'IA3' in .*'LORA'"):
     gm.ckpts.load_adapter(edited(path, peft_type='IA3'), model=case.model)
   edited(path, peft_type='LORA')
   with pytest.raises(ValueError, match=r'mis-shaped: layers.0.*\(') as e:

@@ -98,7 +98,7 @@ def test_published_files_give_the_presets():
   """The sparse 4B file, and the first Gemma 2 9B file with its wrong scale."""
   read = _hf_config.from_hf(PUBLISHED_4B)
   assert read.layers() == gm.nn.Gemma3_4B().config.layers()
-  assert read.num_embed == 262_144
+  assert read.num_embed == 262_208
   old = _hf_config.to_hf(gm.nn.Gemma2_9B().config)
   read = _hf_config.from_hf(old | {'query_pre_attn_scalar': 224})
   assert read.layers() == gm.nn.Gemma2_9B().config.layers()
@@ -149,7 +149,7 @@ def test_bundled_model(tiny):
     ('Gemma2_2B', 256_000, 256_000),
     ('Gemma2_2B', 256_128, 256_128),
     ('Gemma3_4B', 262_144, 262_144),
-    ('Gemma3_4B', 262_208, 262_144),  # Image ids and padding are behind.
+    ('Gemma3_4B', 262_208, 262_208),  # Fine-tunes use those behind the text.
     ('Gemma3_4B', 262_145, 262_145),  # A token was added by others.
   ],
 )

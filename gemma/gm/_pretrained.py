@@ -88,7 +88,7 @@ def from_pretrained(
     on_progress=on_progress,
   )
   model = _transformer.Transformer(
-    config=_load_hf.read_config(folder, text_only=text_only),
+    config=_load_hf.read_config(folder, text_only=text_only, path=path),
     dtype=_weights.dtype_of(params),
   )
   return Pretrained(model, params, folder)
@@ -105,7 +105,7 @@ def model_from_folder(
   name = os.fspath(path)
   if _hub.is_hub(name):
     path = _hub.folder(name, files=_hub.CONFIG)
-  config = _load_hf.read_config(_hf_folder(path))
+  config = _load_hf.read_config(_hf_folder(path), path=name)
   return _transformer.Transformer(config=config)
 
 

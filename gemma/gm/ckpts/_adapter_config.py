@@ -1,66 +1,88 @@
-"""What PEFT has to know of an adapter: `adapter_config.json`."""
+"""The `adapter_config.json` of adapters of ours."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
-import json
+import dataclasses
 import pathlib
 import re
 from typing import Any
 
+from gemma.gm.ckpts import _adapter_keys
+from gemma.gm.ckpts import _adapter_settings
+from gemma.gm.ckpts import _hf_layout
+from gemma.gm.ckpts import _hub
+from gemma.gm.nn import _config
 from gemma.gm.nn import _lora
 
-FILE = 'adapter_config.json'
-TEXT_TOWER = 'language_model.'  # Where there is another beside it.
-# What PEFT can do beyond what is read here, and what it must be.
-_ONLY = {
-  'use_qalora': False,
-  'use_bdlora': None,
-  'lora_bias': False,
-  'bias': 'none',
-  'modules_to_save': None,
-  'layer_replication': None,
-  'fan_in_fan_out': False,
-  'alora_invocation_tokens': None,
-  'target_parameters': None,
-  'trainable_token_indices': None,
-}
+FILE = _adapter_keys.FILE
+_LAYER = re.compile(r'\.layers\.(\d+)\.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """The names of modules in the base of an adapter.
+
+  Attributes:
+    multimodal: Whether the base has encoders, and its text model another name.
+  """
+
+  multimodal: bool
+
+  def full(self, module: str) -> str:
+    """The full name of a module, from its name in a text model."""
+    if not self.multimodal or _hf_layout.is_media(module):
+      return f'model.{module}'
+    return f'model.language_model.{module}'
+
+
+def names_of(
+  config: _config.TransformerConfig, multimodal: bool | None = None
+) -> Names:
+  """The names of modules in the base of a model.
+
+  Args:
+    config: The config of the model.
+    multimodal: Whether the base has encoders, if it is known.
+  """
+  if multimodal is None:
+    origin = config.origin or _config.Origin()
+    multimodal = config.vision_encoder is not None or origin.multimodal
+  return Names(multimodal=multimodal)
 
 
 def config_of(
   ranks: Mapping[str, int],
   model: _lora.Model,
   *,
+  known: Iterable[str],
+  names: Names,
   base: str | None,
   use_dora: bool,
 ) -> dict[str, Any]:
-  """What PEFT has to know of adapters of ours.
+  """The config with which PEFT computes what a model with adapters does.
 
   Args:
-    ranks: Rank of each module.
+    ranks: Rank of each module, by its full name.
     model: The model. A `LoRA` has a factor; else it is 1.
-    base: Name of the model that they adapt.
-    use_dora: Whether they have magnitudes.
+    known: The full names of all modules that could have an adapter.
+    names: The names of the base.
+    base: The base, for those that look it up.
+    use_dora: Whether adapters have magnitudes.
   """
   rank = max(ranks.values())
-  others = {module: r for module, r in ranks.items() if r != rank}
-  alphas = {module: _alpha(model, r) for module, r in others.items()}
-  short = {module.rsplit('.', 1)[-1] for module in ranks}
-  layers = {module.split('.')[1] for module in ranks}
-  # Short names are those of a vision encoder as well.
-  text_only = model.config.vision_encoder is None
-  whole = text_only and len(ranks) == len(short) * len(layers)
+  others = {_end(module): r for module, r in ranks.items() if r != rank}
   lora = model if isinstance(model, _lora.LoRA) else None
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
-    'base_model_name_or_path': base,
+    **_base(base, model.config.origin),
     'r': rank,
     'lora_alpha': _alpha(model, rank),
     'use_rslora': lora is not None and lora.use_rslora,
     'use_dora': use_dora,
     'rank_pattern': others,
-    'alpha_pattern': alphas,
-    'target_modules': sorted(short if whole else ranks),
-    'layers_to_transform': sorted(map(int, layers)) if whole else None,
+    'alpha_pattern': {m: _alpha(model, r) for m, r in others.items()},
+    **_targets(ranks, [*known], names),
     'lora_dropout': 0.0 if lora is None else lora.dropout,
     'bias': 'none',
     'inference_mode': True,
@@ -68,52 +90,47 @@ def config_of(
 
 
 def factor_of(model: _lora.Model) -> float:
-  """What a model multiplies the products of its adapters by."""
+  """The factor of a model on the products of its adapters."""
   return model.factor if isinstance(model, _lora.LoRA) else 1.0
 
 
-def factor_in(config: Mapping[str, Any], module: str, rank: int) -> float:
-  """What PEFT multiplies the product of an adapter by.
+def _base(base: str | None, origin: _config.Origin | None) -> dict[str, Any]:
+  """The name of the base, and its revision if it is on the Hub."""
+  if base is None and origin is not None:
+    base = origin.path
+  name, revision = base, None
+  if base is not None and _hub.is_hub(base):
+    name, _, revision = _hub.name_of(base).partition('@')
+  return {'base_model_name_or_path': name, 'revision': revision or None}
 
-  Args:
-    config: Its config.
-    module: The module that it adapts.
-    rank: Its rank.
+
+def _targets(
+  modules: Iterable[str], known: list[str], names: Names
+) -> dict[str, Any]:
+  """Keys that choose these modules: short names if they choose no others.
+
+  Of a base with encoders not all modules are known.
   """
-  alpha = config['lora_alpha']
-  for pattern, value in (config.get('alpha_pattern') or {}).items():
-    full = re.compile(rf'(.*\.)?({pattern})')
-    if full.fullmatch(module) or full.fullmatch(TEXT_TOWER + module):
-      alpha = value
-  return alpha / (rank**0.5 if config.get('use_rslora') else rank)
-
-
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
-  """The config in a folder of PEFT.
-
-  Raises:
-    FileNotFoundError: If there is none.
-    ValueError: If the adapter does more than LoRA and DoRA.
-  """
-  file = folder / FILE
-  if not file.exists():
-    raise FileNotFoundError(
-      f'No {FILE} in {folder}. Give the folder of an adapter of PEFT.'
+  full = {*modules}
+  short = sorted({module.rsplit('.', 1)[-1] for module in full})
+  layers = sorted({int(n) for m in full for n in _LAYER.findall(m)[:1]})
+  for chosen in (None, layers):
+    settings = _adapter_settings.Settings(
+      file=pathlib.Path(FILE),
+      target_modules=short,
+      layers_to_transform=chosen or (),
     )
-  config = json.loads(file.read_text())
-  if (kind := config.get('peft_type')) != 'LORA':
-    raise ValueError(f'{folder} holds {kind}; only LORA can be read.')
-  odd = {
-    key: config[key]
-    for key, value in _ONLY.items()
-    if config.get(key, value) not in (value, [] if value is None else value)
+    if not names.multimodal and settings.targets(known) == full:
+      return {'target_modules': short, 'layers_to_transform': chosen}
+  return {
+    'target_modules': sorted(map(_end, full)),
+    'layers_to_transform': None,
   }
-  if odd:
-    raise ValueError(
-      f'{folder} has more than LoRA: {odd}. Merge it into its base with PEFT '
-      '(merge_and_unload), and load the result.'
-    )
-  return config
+
+
+def _end(module: str) -> str:
+  """The end of a full name that no other module has."""
+  return module.removeprefix('model.')
 
 
 def _alpha(model: _lora.Model, rank: int) -> float:

@@ -8,10 +8,12 @@ is `[o, i]`, with `lora_A` `[r, i]`, `lora_B` `[o, r]` and, of DoRA,
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import functools
 import re
 from typing import NamedTuple
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +21,8 @@ from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _hf_row
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
+from gemma.gm.nn import _shapes
+from gemma.gm.nn import _transformer
 from gemma.peft import _factors
 from gemma.peft import _weights
 
@@ -167,3 +171,16 @@ def groups(config: _config.TransformerConfig) -> Iterator[list[Place]]:
         Place(row, weight.part_adapter(name), i) for i, name in enumerate(names)
       ]
     yield group
+
+
+@functools.lru_cache(maxsize=16)
+def sizes(config: _config.TransformerConfig) -> Mapping[str, tuple[int, ...]]:
+  """Outputs and inputs of the modules of a model that can have an adapter."""
+  model = _transformer.Transformer(config=config)
+  shapes = _tree.flatten(_shapes.param_shapes(model))
+  found: dict[str, tuple[int, ...]] = {}
+  for whole, *_ in groups(config):
+    written = jax.eval_shape(whole.row.write, shapes[whole.row.path])
+    pairs = zip(whole.modules, written, strict=True)
+    found |= {name: weight.shape for name, weight in pairs}
+  return found

@@ -3,29 +3,29 @@
 from collections.abc import Mapping
 import json
 import os
-import pathlib
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from gemma.gm.ckpts import _adapter_config as _config
+from gemma.gm.ckpts import _adapter_files as _files
+from gemma.gm.ckpts import _adapter_keys
+from gemma.gm.ckpts import _adapter_plan
 from gemma.gm.ckpts import _adapter_rows as _rows
 from gemma.gm.ckpts import _folders
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _paths
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _lora
-from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
 from gemma.peft import _targets
 
-_WEIGHTS = 'adapter_model.safetensors'
-_PREFIX = 'base_model.model.'
+# Of tables and of modules that are trained as a whole.
+_WHOLE = ('.weight', '.trainable_tokens_delta', '.lora_embedding_A')
 _PROJECTION = 'mm_input_projection'  # A parameter of theirs, not a module.
 
 
@@ -35,6 +35,7 @@ def save_adapter(
   model: _lora.Model,
   params: Mapping[str, Any],
   base: str | None = None,
+  multimodal: bool | None = None,
 ) -> None:
   """Writes the adapters of a model as a folder that PEFT opens.
 
@@ -52,34 +53,50 @@ def save_adapter(
       written down, with that of others it is 1.
     params: Parameters with adapters, or the adapters alone; NESTED.
     base: The name of the model that they adapt, such as
-      `google/gemma-3-1b-it`, for those that look it up.
+      `google/gemma-3-1b-it`, for those that look it up; by default the folder
+      that the model was opened from.
+    multimodal: Whether that model has encoders of images or audio: its modules
+      then have other names. By default, as the model was where it was opened
+      from, also with `text_only=True`; a published size is as its published
+      folder.
 
   Raises:
     FileExistsError: If there is something at `path`.
     ValueError: If there are no adapters, some do not fit the model, or some
       have magnitudes and others have none.
   """
-  pairs = _pairs(params, _inner(model))
+  inner = _inner(model)
+  pairs = _pairs(params, inner)
   dora = {pair.m is not None for pair in pairs.values()}
   if len(dora) > 1:
     raise ValueError(
       'Some adapters have a magnitude, others have none, and PEFT has them for '
       'all or none. Give the others theirs (peft.set_magnitudes).'
     )
+  names = _config.names_of(inner.config, multimodal)
   tensors: dict[str, np.ndarray] = {}
   for module, pair in pairs.items():
-    tensors |= pair.tensors(f'{_PREFIX}model.{module}')
-  ranks = {module: len(pair.a) for module, pair in pairs.items()}
-  config = _config.config_of(ranks, model, base=base, use_dora=dora == {True})
+    tensors |= pair.tensors(f'{_files.PREFIX}{names.full(module)}')
+  config = _config.config_of(
+    {names.full(module): len(pair.a) for module, pair in pairs.items()},
+    model,
+    known=map(names.full, _rows.sizes(inner.config)),
+    names=names,
+    base=base,
+    use_dora=dora == {True},
+  )
   with _folders.new_folder(path) as folder:
     (folder / _config.FILE).write_text(json.dumps(config, indent=2) + '\n')
     safetensors.numpy.save_file(
-      tensors, folder / _WEIGHTS, metadata={'format': 'pt'}
+      tensors, folder / _files.WEIGHTS, metadata={'format': 'pt'}
     )
 
 
 def load_adapter(
-  path: str | os.PathLike[str], *, model: _lora.Model
+  path: str | os.PathLike[str],
+  *,
+  model: _lora.Model,
+  text_only: bool = False,
 ) -> dict[str, Any]:
   """Reads a folder of PEFT.
 
@@ -99,37 +116,40 @@ def load_adapter(
   Args:
     path: The folder, or `hf://org/name`.
     model: The model that the adapters are of.
+    text_only: Whether to leave out adapters of encoders, for a model without
+      them.
 
   Returns:
     The adapters alone, float32, at the places where the model looks for them.
 
   Raises:
     FileNotFoundError: If there is no such folder, or a file is missing.
-    ValueError: If the adapter does more than LoRA or DoRA, or does not fit the
-      model; lists all that is in the way.
+    ValueError: If a key of the config has a value that cannot be read, tensors
+      and config disagree, the adapter does more than LoRA or DoRA, or it does
+      not fit the model; lists all tensors that are in the way.
   """
   folder = _paths.existing_folder(path)
-  config = _config.read_config(folder)
-  tensors = _read_tensors(folder)
-  inner, factor = _inner(model), _config.factor_of(model)
+  settings = _adapter_keys.read(folder)
+  tensors = _files.read(folder, text_only=text_only)
+  inner = _inner(model)
+  sizes = _rows.sizes(inner.config)
+  expected = _adapter_plan.plan(settings, tensors, sizes)
   out: dict[_tree.Path, Any] = {}
   problems: list[str] = []
-  shapes = _tree.flatten(_shapes.param_shapes(inner))
   for whole, *parts in _rows.groups(inner.config):
-    pairs = [_take(tensors, name, config, factor) for name in whole.modules]
-    weights = jax.eval_shape(whole.row.write, shapes[whole.row.path])
-    wrong = [
-      _misfit(name, weight, pair)
-      for name, weight, pair in zip(whole.modules, weights, pairs, strict=True)
-      if pair and not _fits(pair, weight.shape, config)
-    ]
-    problems += wrong
-    if not wrong:
+    pairs = []
+    for name in whole.modules:
+      pair = _rows.take(tensors.arrays, name)
+      problem = expected[name].problem(pair, sizes[name])
+      problems += [problem] if problem else []
+      pairs.append(expected[name].scaled(pair, _config.factor_of(model)))
+    if not problems:
       out |= _read(whole, parts, pairs)
-  problems += [f'unknown: {name}' for name in sorted(tensors)]
+  problems += [_unknown(name) for name in sorted(tensors.arrays)]
   if problems:
     raise ValueError(
-      f'{len(problems)} tensors in {folder} do not fit the model:\n  '
+      f'{len(problems)} tensors in {tensors.file} do not fit the model, or '
+      f'what {", ".join(_adapter_plan.KEYS)} say in {settings.file}:\n  '
       + '\n  '.join(problems)
     )
   return _tree.nest(out)
@@ -142,7 +162,7 @@ def _inner(model: _lora.Model) -> _transformer.Transformer:
 def _pairs(
   params: Mapping[str, Any], model: _transformer.Transformer
 ) -> dict[str, _rows.Pair]:
-  """The adapters of a tree by the modules of PEFT, with their towers."""
+  """The adapters of a tree, by the names of their modules in a text model."""
   groups = [*_rows.groups(model.config)]
   found = _targets.adapters_in(params)
   if not found:
@@ -162,20 +182,12 @@ def _pairs(
         parts = ' '.join(f'{name} {x.shape}' for name, x in lora.items())
         problems.append(f'mis-shaped: {"/".join(place.path)} {parts}')
         continue
-      tower = _tower(place, model)
-      pairs |= {f'{tower}{module}': pair for module, pair in written.items()}
+      pairs |= written
   if problems:
     raise ValueError(
       'Adapters do not fit the model:\n  ' + '\n  '.join(problems)
     )
   return pairs
-
-
-def _tower(place: _rows.Place, model: _transformer.Transformer) -> str:
-  """What a module is in, if its name does not tell."""
-  text = not _hf_layout.is_media(place.row.names[0])
-  both = text and model.config.vision_encoder is not None
-  return _config.TEXT_TOWER if both else ''
 
 
 def _no_place(path: _tree.Path) -> str:
@@ -190,35 +202,16 @@ def _no_place(path: _tree.Path) -> str:
   )
 
 
-def _take(
-  tensors: dict[str, np.ndarray],
-  module: str,
-  config: Mapping[str, Any],
-  factor: float,
-) -> _rows.Pair | None:
-  """The adapter of a module, with the factor that the model has not."""
-  pair = _rows.take(tensors, module)
-  if pair is None:
-    return None
-  theirs = _config.factor_in(config, module, len(pair.a))
-  return pair._replace(b=pair.b * np.float32(theirs / factor))
-
-
-def _fits(
-  pair: _rows.Pair, shape: tuple[int, ...], config: Mapping[str, Any]
-) -> bool:
-  outputs, inputs = shape
-  lengths = None if pair.m is None else pair.m.shape
-  expected = (outputs,) if config.get('use_dora') else None
-  return (len(pair.b), pair.a.shape[1], lengths) == (outputs, inputs, expected)
-
-
-def _misfit(name: str, weight: jax.ShapeDtypeStruct, pair: Any) -> str:
-  lengths = None if pair.m is None else pair.m.shape
-  return (
-    f'mis-shaped: {name} {weight.shape}, lora_A {pair.a.shape}, lora_B '
-    f'{pair.b.shape}, magnitudes {lengths}'
-  )
+def _unknown(name: str) -> str:
+  if _hf_layout.is_media(name):
+    return f'unknown: {name}. Give text_only=True to leave out encoders.'
+  if name.endswith(_WHOLE):
+    return (
+      f'unknown: {name}, of modules_to_save, trainable_token_indices, or LoRA '
+      'of a table. Merge the adapter into its base with PEFT '
+      '(merge_and_unload), and load that.'
+    )
+  return f'unknown: {name}'
 
 
 def _read(
@@ -241,22 +234,3 @@ def _read(
     for path, lora in read.items()
     for name, x in lora.items()
   }
-
-
-def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors, by the name of their module in a text model."""
-  file = folder / _WEIGHTS
-  if not file.exists():
-    raise FileNotFoundError(
-      f'No {_WEIGHTS} in {folder}. Save the adapter as safetensors.'
-    )
-  try:
-    stored = safetensors.numpy.load_file(file)
-  except safetensors.SafetensorError as e:
-    raise ValueError(f'{file} is damaged or cut short: {e}.') from e
-  plain = {}
-  for name, x in stored.items():
-    key = _hf_layout.plain_name(name.removeprefix(_PREFIX))
-    if key is not None:  # Such as the head behind a vision encoder.
-      plain[key] = x
-  return plain

@@ -5,25 +5,25 @@ the Hugging Face class holds), or have an older name.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
+from gemma.gm.ckpts import _fields
+from gemma.gm.ckpts import _hf_keys
+from gemma.gm.ckpts import _hf_layers
 from gemma.gm.ckpts import _hf_newer
+from gemma.gm.ckpts import _hf_rope
 from gemma.gm.ckpts import _hf_vision
 from gemma.gm.nn import _config
 
-_LOCAL = _config.AttentionType.LOCAL_SLIDING
-_GLOBAL = _config.AttentionType.GLOBAL
-_KINDS = {'sliding_attention': _LOCAL, 'full_attention': _GLOBAL}
 # The text model in a file with several.
 _TEXT_OF = {
   'gemma3': 'gemma3_text',
   'gemma3n': 'gemma3n_text',
   'gemma4': 'gemma4_text',
-  'gemma4_unified': 'gemma4_text',
-  'gemma4_unified_text': 'gemma4_text',
+  'gemma4_unified': 'gemma4_unified_text',
 }
 _MEDIA = 'vision_config', 'audio_config'
-_TANH_GELU = (None, 'gelu', 'gelu_pytorch_tanh')
 # The published Gemma 3 tables with image ids and padding behind the text.
 _PADDED_ROWS, _TEXT_ROWS = 262_208, 262_144
 _TOKENS = 'num_tokens'  # A key of ours: rows that stand for a token.
@@ -90,27 +90,32 @@ def from_hf(
     ValueError: If the file asks for something that no Gemma model has; the
       message names the key.
   """
-  file = dict(config.get('text_config', config))
-  model_type = str(config.get('model_type'))
-  model_type = _TEXT_OF.get(model_type, model_type)
-  if model_type in _hf_newer.DEFAULTS:
+  model_type, text = text_part(config)
+  read = _hf_keys.TEXT[model_type].check(text)
+  file = {**_DEFAULTS, **_hf_newer.DEFAULTS}[model_type] | read
+  _hf_layers.check_heads(file)
+  try:
+    if model_type in _DEFAULTS:
+      vision = {} if text_only else _hf_vision.from_hf(config)
+      return dataclasses.replace(_older(model_type, file), **vision)
     _refuse_media(config, text_only)
-    file = _hf_newer.DEFAULTS[model_type] | file
-    _refuse_unknown(file)
     return _hf_newer.from_hf(model_type, file, file.get(_TOKENS))
-  if model_type not in _DEFAULTS:
-    raise ValueError(
-      f'model_type={model_type!r} in config.json is not one of '
-      f'{[*_DEFAULTS, *_hf_newer.DEFAULTS, *_TEXT_OF]}.'
-    )
-  vision = {} if text_only else _hf_vision.from_hf(config)
-  file = _DEFAULTS[model_type] | file
-  _refuse_unknown(file)
+  except ValueError as e:
+    if 'config.json' in str(e):
+      raise
+    # Fields of `TransformerConfig` that are known by other names in the file.
+    raise ValueError(f'config.json describes no model: {e}') from e
+
+
+def _older(
+  model_type: str, file: Mapping[str, Any]
+) -> _config.TransformerConfig:
+  """Gemma 1, 2 and 3, from a file with defaults."""
   gemma1, gemma3 = model_type == 'gemma', model_type == 'gemma3_text'
   rows, tokens = file['vocab_size'], file.get(_TOKENS)
-  if gemma3 and rows == _PADDED_ROWS and tokens is None:
-    rows = _TEXT_ROWS
-  local_base, global_base, factor = _rope(file)
+  kinds = _hf_layers.attention_types(
+    file, reads_pattern=gemma3, last_is_global=False
+  )
   return _config.TransformerConfig(
     num_embed=rows,
     embed_dim=file['hidden_size'],
@@ -121,7 +126,7 @@ def from_hf(
     final_logit_softcap=file.get('final_logit_softcapping'),
     use_post_attn_norm=not gemma1,
     use_post_ffw_norm=not gemma1,
-    attention_types=_attention_types(file),
+    attention_types=kinds,
     query_scale=None if gemma1 else _query_scale(model_type, file),
     attn_logits_soft_cap=None if gemma3 else file.get('attn_logit_softcapping'),
     sliding_window_size=None if gemma1 else file['sliding_window'],
@@ -129,13 +134,36 @@ def from_hf(
     transpose_gating_einsum=gemma3
     or (model_type == 'gemma2' and file['hidden_size'] != 2304),
     use_qk_norm=gemma3,
-    local_base_frequency=local_base,
-    global_base_frequency=global_base,
-    global_scale_factor=factor,
     norm_eps=file['rms_norm_eps'],
     vocab_size=None if tokens == rows else tokens,
-    **vision,
+    **_hf_rope.from_hf(model_type, file),
   )
+
+
+def text_part(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+  """The text model of a `config.json`: its type, and its keys.
+
+  Raises:
+    ValueError: If the type is unknown, or keys beside the text model are not
+      supported.
+  """
+  given = config.get('model_type')
+  whole = _hf_keys.WHOLE.get(given) if isinstance(given, str) else None
+  if whole is None:
+    if not isinstance(given, str) or given not in _hf_keys.TEXT:
+      raise ValueError(
+        f'model_type={_fields.shown(given)} in config.json is not one of '
+        f'{[*_hf_keys.TEXT, *_hf_keys.WHOLE]}.'
+      )
+    return given, config
+  whole.check(config)
+  model_type, text = _TEXT_OF[str(given)], config['text_config']
+  if text.get('model_type', model_type) != model_type:
+    raise ValueError(
+      f'model_type={_fields.shown(text["model_type"])} in text_config of '
+      f'config.json must be {model_type!r} in a {given!r} model.'
+    )
+  return model_type, text
 
 
 def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
@@ -153,7 +181,6 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
     name, family = 'Gemma3', 'gemma3_text'
   elif gemma2:
     name, family = 'Gemma2', 'gemma2'
-  names = {kind: key for key, kind in _KINDS.items()}
   out = {
     'architectures': [f'{name}ForCausalLM'],
     'model_type': family,
@@ -172,23 +199,16 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
     'pad_token_id': 0,
     'eos_token_id': 1,
     'bos_token_id': 2,
-    'rope_theta': config.global_base_frequency,
+    **_hf_rope.to_hf(config, family),
   }
   if gemma2 or gemma3:
     out |= {
-      'layer_types': [names[kind] for kind in config.attention_types],
+      'layer_types': [_hf_rope.NAMES[kind] for kind in config.attention_types],
       'sliding_window': config.sliding_window_size,
       'query_pre_attn_scalar': _exact(config.query_pre_attn_scalar() ** -2),
       'attn_logit_softcapping': config.attn_logits_soft_cap,
       'final_logit_softcapping': config.final_logit_softcap,
     }
-  if gemma3:
-    out['rope_local_base_freq'] = config.local_base_frequency
-    if config.global_scale_factor != 1:
-      out['rope_scaling'] = {
-        'rope_type': 'linear',
-        'factor': config.global_scale_factor,
-      }
   return _finish(config, out)
 
 
@@ -196,9 +216,8 @@ def _finish(
   config: _config.TransformerConfig, out: dict[str, Any]
 ) -> dict[str, Any]:
   """The file, with what all generations have, once it is known to be right."""
-  padded = _PADDED_ROWS, _hf_newer.PADDED_ROWS
-  if config.vocab_size is not None or config.num_embed in padded:
-    out[_TOKENS] = config.vocab_size or config.num_embed
+  if config.vocab_size is not None:
+    out[_TOKENS] = config.vocab_size
   _check_inverse(config, out)
   out['vocab_size'] += padding_rows(config)
   if config.vision_encoder is None:
@@ -229,68 +248,11 @@ def _refuse_media(config: Mapping[str, Any], text_only: bool) -> None:
     )
 
 
-def _refuse_unknown(file: Mapping[str, Any]) -> None:
-  """Raises on switches that would change the numbers without being heard."""
-  activation = file.get('hidden_activation', file.get('hidden_act'))
-  refused = {
-    'hidden_activation': activation not in _TANH_GELU,
-    'tie_word_embeddings': not file.get('tie_word_embeddings', True),
-    'attention_bias': bool(file.get('attention_bias')),
-    'use_bidirectional_attention': file.get('use_bidirectional_attention')
-    not in (None, False, 'vision'),
-    'quantization_config': file.get('quantization_config') is not None,
-  }
-  for key, refuse in refused.items():
-    if refuse:
-      raise ValueError(
-        f'{key}={file.get(key)!r} in config.json is not supported: Gemma text '
-        'models have tied embeddings, no biases, tanh GeLU, causal attention '
-        'and plain weights.'
-      )
-
-
-def _attention_types(
-  file: Mapping[str, Any],
-) -> tuple[_config.AttentionType, ...]:
-  """Layer by layer, or by the period of the global layers."""
-  layers = file['num_hidden_layers']
-  if file.get('layer_types'):
-    kinds = tuple(_KINDS[kind] for kind in file['layer_types'])
-    if len(kinds) != layers:
-      raise ValueError(
-        f'layer_types in config.json names {len(kinds)} layers, '
-        f'num_hidden_layers is {layers}. They must agree.'
-      )
-    return kinds
-  period = file.get('sliding_window_pattern') or file.get(
-    '_sliding_window_pattern', file['period']
-  )
-  pattern = (_LOCAL,) * (period - 1) + (_GLOBAL,)
-  return _config.make_attention_layers_types(pattern, num_layers=layers)
-
-
-def _rope(file: Mapping[str, Any]) -> tuple[float, float, float]:
-  """Base of the local layers, base and factor of the global layers."""
-  nested = file.get('rope_parameters') or {}
-  full = nested.get('full_attention', nested)
-  sliding = nested.get('sliding_attention', nested)
-  base = full.get('rope_theta', file['rope_theta'])
-  local_base = sliding.get('rope_theta', file.get('rope_local_base_freq', base))
-  scaling = full if 'rope_type' in full else file.get('rope_scaling') or {}
-  kind = scaling.get('rope_type', scaling.get('type', 'default'))
-  if kind not in ('default', 'linear'):
-    raise ValueError(
-      f'rope_type={kind!r} in config.json is not one of default, linear.'
-    )
-  factor = scaling.get('factor', 1.0) if kind == 'linear' else 1.0
-  return local_base, base, factor
-
-
 def _query_scale(model_type: str, file: Mapping[str, Any]) -> float | None:
   """Factor on the scores; None where it is the rule, by the head's width."""
   scalar = file['query_pre_attn_scalar']
   # The first files of Gemma 2 9B say 224; its weights were trained with 256.
-  if model_type == 'gemma2' and file['hidden_size'] == 3584:
+  if model_type == 'gemma2' and file['hidden_size'] == 3584 and scalar == 224:
     scalar = 256
   return None if scalar == file['head_dim'] else scalar**-0.5
 

@@ -161,6 +161,10 @@ def unused(config: _config.TransformerConfig) -> set[str]:
   }
 
 
+# Put before names by wrappers: of compilers, of trainers, of PEFT.
+_WRAPPERS = re.compile(
+  r'^((base_model\.model|module)\.)+|(?<![^.])(_orig_mod|_fsdp_wrapped_module)\.'
+)
 _TOWER, _PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 _TEXT = re.compile(r'^(model\.)?(language_model\.)?(model\.)?')
 _MEDIA = re.compile(
@@ -176,7 +180,14 @@ HEAD = 'lm_head.weight'
 
 def is_media(name: str) -> bool:
   """Whether a tensor belongs to an encoder of images or audio."""
-  return bool(_MEDIA.match(name))
+  return bool(_MEDIA.match(_unwrapped(name)))
+
+
+def _unwrapped(name: str) -> str:
+  """A name without what wrappers put before it, in any order."""
+  while (plain := _WRAPPERS.sub('', name)) != name:
+    name = plain
+  return name
 
 
 def plain_name(name: str) -> str | None:
@@ -184,6 +195,7 @@ def plain_name(name: str) -> str | None:
 
   None for what holds no weights of the model.
   """
+  name = _unwrapped(name)
   if _IGNORED.search(name):
     return None
   if is_media(name):

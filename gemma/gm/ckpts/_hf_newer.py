@@ -1,18 +1,26 @@
 """Gemma 3n and 4 in a Hugging Face `config.json`, and back: the text model."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
+from gemma.gm.ckpts import _fields
+from gemma.gm.ckpts import _hf_layers
+from gemma.gm.ckpts import _hf_rope
 from gemma.gm.nn import _config
 
-_LOCAL = _config.AttentionType.LOCAL_SLIDING
 _GLOBAL = _config.AttentionType.GLOBAL
-_KINDS = {'sliding_attention': _LOCAL, 'full_attention': _GLOBAL}
-_NAMES = {kind: name for name, kind in _KINDS.items()}
-_GEMMA3N, _GEMMA4 = 'gemma3n_text', 'gemma4_text'
+_GEMMA3N, _GEMMA4, _UNIFIED = (
+  'gemma3n_text',
+  'gemma4_text',
+  'gemma4_unified_text',
+)
 # Gemma 3n's table, with rows behind the text that stand for media elsewhere.
 PADDED_ROWS, _TEXT_ROWS = 262_400, 262_144
+# What a layer may have of its own.
+_LAYER = {
+  'head_dim': _fields.integer(1, 2**16),
+  'num_key_value_heads': _fields.integer(1, 2**16),
+}
 
 # Defaults of the Hugging Face classes; `period` is that of the global layers.
 _COMMON = {
@@ -47,8 +55,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     'num_hidden_layers': 30,
     'num_key_value_heads': 4,
     'num_kv_shared_layers': 0,
+    'global_head_dim': 512,
     'period': 6,
   },
+}
+DEFAULTS[_UNIFIED] = DEFAULTS[_GEMMA4] | {
+  'sliding_window': 1024,
+  'hidden_size_per_layer_input': 0,
+  'use_bidirectional_attention': 'vision',
 }
 
 
@@ -58,20 +72,17 @@ def from_hf(
   """The architecture that a file describes.
 
   Args:
-    model_type: `gemma3n_text` or `gemma4_text`.
+    model_type: `gemma3n_text`, `gemma4_text` or `gemma4_unified_text`.
     file: The part of the file about the text model, with defaults.
     tokens: Rows that stand for a token, if the file says.
   """
-  own = _gemma3n(file) if model_type == _GEMMA3N else _gemma4(file)
-  kinds, rows = _attention_types(file), file['vocab_size']
-  if rows == PADDED_ROWS and tokens is None:
-    rows = _TEXT_ROWS
-  dims = _as_list(file['intermediate_size'], len(kinds))
-  if file.get('use_double_wide_mlp') and file['num_kv_shared_layers']:
-    first = len(kinds) - file['num_kv_shared_layers']
-    dims = dims[:first] + [2 * dim for dim in dims[first:]]
-  rope = _rope(file)
-  config = _config.TransformerConfig(
+  gemma3n = model_type == _GEMMA3N
+  kinds = _hf_layers.attention_types(file, last_is_global=not gemma3n)
+  file = {**file, 'kinds': kinds}
+  own = _gemma3n(file) if gemma3n else _gemma4(file)
+  rows = file['vocab_size']
+  dims = _hidden_dims(file)
+  return _config.TransformerConfig(
     num_embed=rows,
     vocab_size=None if tokens == rows else tokens,
     embed_dim=file['hidden_size'],
@@ -90,15 +101,13 @@ def from_hf(
     use_qk_norm=True,
     use_value_norm=True,
     zero_centered_norms=False,
-    local_base_frequency=rope['sliding_attention'].get('rope_theta', 10_000.0),
-    global_base_frequency=rope['full_attention'].get('rope_theta', 1e6),
     norm_eps=file['rms_norm_eps'],
     num_kv_shared_layers=file['num_kv_shared_layers'],
-    per_layer_input_dim=file['hidden_size_per_layer_input'] or 0,
+    per_layer_input_dim=file['hidden_size_per_layer_input'],
+    per_layer_rows=_per_layer_rows(file, gemma3n=gemma3n),
+    **_hf_rope.from_hf(model_type, file),
     **own,
   )
-  _check_rows(config, file)
-  return config
 
 
 def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
@@ -114,11 +123,12 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
       'are those of Gemma 3n, use_layer_scalar is that of Gemma 4.'
     )
   rows = config.num_embed
+  family = _GEMMA3N if gemma3n else _GEMMA4
   out = {
     'architectures': [f'{"Gemma3n" if gemma3n else "Gemma4"}ForCausalLM'],
-    'model_type': _GEMMA3N if gemma3n else _GEMMA4,
+    'model_type': family,
     'vocab_size': rows,
-    'vocab_size_per_layer_input': rows,
+    'vocab_size_per_layer_input': config.per_layer_rows or rows,
     'hidden_size': config.embed_dim,
     'intermediate_size': config.hidden_dim,
     'num_hidden_layers': config.num_layers,
@@ -132,28 +142,31 @@ def to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
     'pad_token_id': 0,
     'eos_token_id': 1,
     'bos_token_id': 2,
-    'layer_types': [_NAMES[kind] for kind in config.attention_types],
+    'layer_types': [_hf_rope.NAMES[kind] for kind in config.attention_types],
     'sliding_window': config.sliding_window_size,
     'final_logit_softcapping': config.final_logit_softcap,
     'hidden_size_per_layer_input': config.per_layer_input_dim,
     'num_kv_shared_layers': config.num_kv_shared_layers,
-    'rope_parameters': _rope_to_hf(config),
+    **_hf_rope.to_hf(config, family),
   }
   return out | (_gemma3n_to_hf(config) if gemma3n else _gemma4_to_hf(config))
 
 
 def _gemma3n(file: Mapping[str, Any]) -> dict[str, Any]:
   """The fields that are Gemma 3n's own."""
-  if not file.get('altup_correct_scale', True):
-    raise ValueError(
-      'altup_correct_scale=False in config.json is not supported: Gemma 3n '
-      'scales what it gives to its per-layer inputs.'
-    )
-  sparsity = file.get('activation_sparsity_pattern')
-  layers = file['num_hidden_layers']
+  sparsity, layers = file.get('activation_sparsity_pattern'), len(file['kinds'])
   if sparsity is None:
-    sparsity = [0.95] * min(10, layers)
-  sparsity = _as_list(sparsity, layers)
+    sparsity = [0.95] * 10 if layers > 10 else []
+  elif len(sparsity) != layers:
+    raise ValueError(
+      f'activation_sparsity_pattern in config.json has {len(sparsity)} '
+      f'numbers, num_hidden_layers is {layers}. They must agree.'
+    )
+  if file['altup_active_idx'] >= file['altup_num_inputs']:
+    raise ValueError(
+      f'altup_active_idx={file["altup_active_idx"]} in config.json must be '
+      f'below altup_num_inputs={file["altup_num_inputs"]}.'
+    )
   while sparsity and not sparsity[-1]:
     sparsity = sparsity[:-1]
   return {
@@ -186,29 +199,18 @@ def _gemma3n_to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
 
 def _gemma4(file: Mapping[str, Any]) -> dict[str, Any]:
   """The fields that are Gemma 4's own."""
-  experts = None
-  if file.get('enable_moe_block'):
-    experts = _config.Experts(
-      num_experts=file['num_experts'],
-      top_k=file['top_k_experts'],
-      hidden_dim=file['moe_intermediate_size'],
-    )
   same = bool(file.get('attention_k_eq_v'))
   head_dim, heads = _global_heads(file, same)
-  full = _rope(file)['full_attention']
-  proportional = full.get('rope_type', 'proportional') == 'proportional'
-  share = full.get('partial_rotary_factor', 0.25) if proportional else 1.0
   local = file.get('use_bidirectional_attention') == 'vision'
   kind = _config.ImageAttention
   return {
-    'experts': experts,
+    'experts': _experts(file),
     'use_layer_scalar': True,
     'global_keys_as_values': same,
     'global_head_dim': None if head_dim == file['head_dim'] else head_dim,
     'global_num_kv_heads': (
       None if heads == file['num_key_value_heads'] else heads
     ),
-    'global_rope_proportion': share,
     'image_attention': kind.LOCAL if local else kind.NONE,
   }
 
@@ -239,21 +241,44 @@ def _gemma4_to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
   }
 
 
+def _experts(file: Mapping[str, Any]) -> _config.Experts | None:
+  if not file.get('enable_moe_block'):
+    return None
+  sizes = {
+    'num_experts': 'num_experts',
+    'top_k': 'top_k_experts',
+    'hidden_dim': 'moe_intermediate_size',
+  }
+  for key in sizes.values():
+    if file.get(key) is None:
+      raise ValueError(
+        f'{key} is missing in config.json, but enable_moe_block is true.'
+      )
+  if file['top_k_experts'] > file['num_experts']:
+    raise ValueError(
+      f'top_k_experts={file["top_k_experts"]} in config.json is more than '
+      f'num_experts={file["num_experts"]}.'
+    )
+  return _config.Experts(**{ours: file[key] for ours, key in sizes.items()})
+
+
 def _global_heads(file: Mapping[str, Any], same: bool) -> tuple[int, int]:
   """Width and number of the kv heads of the global layers."""
-  heads = file['num_key_value_heads']
-  layers = file.get('per_layer_config')
+  width, heads = file['head_dim'], file['num_key_value_heads']
+  layers = _by_layer(file)
   if layers is None:
     given = file.get('num_global_key_value_heads') if same else None
-    return file.get('global_head_dim', 512), given or heads
+    return file['global_head_dim'], given or heads
   found = set()
-  for i, kind in enumerate(_attention_types(file)):
-    layer = layers.get(str(i), layers.get(i, {}))
-    width = layer.get('head_dim', file['head_dim'])
-    here = width, layer.get('num_key_value_heads', heads)
+  for i, kind in enumerate(file['kinds']):
+    layer = layers.get(i, {})
+    here = (
+      layer.get('head_dim', width),
+      layer.get('num_key_value_heads', heads),
+    )
     if kind is _GLOBAL:
       found.add(here)
-    elif here != (file['head_dim'], heads):
+    elif here != (width, heads):
       raise ValueError(
         f'per_layer_config in config.json changes local layer {i} to {layer}. '
         'Only global layers may differ, all in the same way.'
@@ -266,57 +291,49 @@ def _global_heads(file: Mapping[str, Any], same: bool) -> tuple[int, int]:
   return found.pop()
 
 
-def _attention_types(
-  file: Mapping[str, Any],
-) -> tuple[_config.AttentionType, ...]:
-  layers, names = file['num_hidden_layers'], file.get('layer_types')
-  if not names:
-    pattern = (_LOCAL,) * (file['period'] - 1) + (_GLOBAL,)
-    return _config.make_attention_layers_types(pattern, num_layers=layers)
-  if len(names) != layers:
+def _by_layer(file: Mapping[str, Any]) -> dict[int, dict[str, Any]] | None:
+  """`per_layer_config` by number; keys are padded with zeros, or are not."""
+  layers = file.get('per_layer_config')
+  if layers is None:
+    return None
+  out: dict[int, dict[str, Any]] = {}
+  for key, values in layers.items():
+    number = int(key) if key.isdecimal() and len(key) < 9 else -1
+    if not 0 <= number < len(file['kinds']) or number in out:
+      raise ValueError(
+        f'{_fields.shown(key)} in per_layer_config of config.json is not the '
+        f'number of one of the {len(file["kinds"])} layers, each given once.'
+      )
+    out[number] = _fields.Schema(
+      f'per_layer_config.{key} of config.json', _LAYER, unknown='refuse'
+    ).check(values)
+  return out
+
+
+def _hidden_dims(file: Mapping[str, Any]) -> list[int]:
+  """Width of the feed-forward of each layer."""
+  layers, dims = len(file['kinds']), file['intermediate_size']
+  if not isinstance(dims, list):
+    dims = [dims] * layers
+  if len(dims) != layers:
     raise ValueError(
-      f'layer_types in config.json names {len(names)} layers, '
+      f'intermediate_size in config.json has {len(dims)} numbers, '
       f'num_hidden_layers is {layers}. They must agree.'
     )
-  return tuple(_KINDS[name] for name in names)
+  if file.get('use_double_wide_mlp') and file['num_kv_shared_layers']:
+    first = layers - file['num_kv_shared_layers']
+    dims = dims[:first] + [2 * dim for dim in dims[first:]]
+  return dims
 
 
-def _rope(file: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """What the file says of each kind of layer."""
-  nested = file.get('rope_parameters')
-  if nested is None:  # Older files.
-    old = {
-      'full_attention': 'rope_theta',
-      'sliding_attention': 'rope_local_base_freq',
-    }
-    return {
-      kind: {'rope_theta': file[key]} if key in file else {}
-      for kind, key in old.items()
-    }
-  return {kind: dict(nested.get(kind) or {}) for kind in _KINDS}
-
-
-def _rope_to_hf(config: _config.TransformerConfig) -> dict[str, Any]:
-  full = {'rope_type': 'default', 'rope_theta': config.global_base_frequency}
-  if config.altup is None:
-    full |= {
-      'rope_type': 'proportional',
-      'partial_rotary_factor': config.global_rope_proportion,
-    }
-  local = {'rope_type': 'default', 'rope_theta': config.local_base_frequency}
-  return {'sliding_attention': local, 'full_attention': full}
-
-
-def _check_rows(
-  config: _config.TransformerConfig, file: Mapping[str, Any]
-) -> None:
-  rows = file['vocab_size_per_layer_input']
-  if config.per_layer_input_dim and rows != config.num_embed:
+def _per_layer_rows(file: Mapping[str, Any], *, gemma3n: bool) -> int | None:
+  """Rows of the per-layer table; None if they are those of the vocabulary."""
+  rows, given = file['vocab_size'], file['vocab_size_per_layer_input']
+  if not file['hidden_size_per_layer_input'] or given == rows:
+    return None
+  if not gemma3n or not 0 < given < rows:
     raise ValueError(
-      f'vocab_size_per_layer_input={rows} in config.json, but the table has '
-      f'{config.num_embed} rows that are text. They must agree.'
+      f'vocab_size_per_layer_input={given} in config.json, but vocab_size='
+      f'{rows}. They must agree; in Gemma 3n it may be smaller.'
     )
-
-
-def _as_list(value: Any, count: int) -> list[Any]:
-  return [*value] if isinstance(value, Sequence) else [value] * count
+  return given

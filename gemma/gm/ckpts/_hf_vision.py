@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gemma.gm.ckpts import _hf_keys
 from gemma.gm.nn import _config
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
 
-# Ids around an image. The newlines are a key of ours: others add them as text.
+# Ids around an image; of two spellings the last is written. The newlines are a
+# key of ours: others add them as text.
 _IDS = {
-  'start': 'boi_token_index',
-  'end': 'eoi_token_index',
-  'soft': 'image_token_index',
-  'newlines': 'newlines_token_index',
+  'start': ('boi_token_id', 'boi_token_index'),
+  'end': ('eoi_token_id', 'eoi_token_index'),
+  'soft': ('image_token_id', 'image_token_index'),
+  'newlines': ('newlines_token_index',),
 }
 # The keys that a file may leave out, with the values of the published ones:
 # those of the Hugging Face class are of another size.
@@ -45,14 +47,7 @@ def from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
   given = config.get('vision_config')
   if given is None:
     return {}
-  for key, value in _FIXED.items():
-    # Whether there is a head behind the encoder changes no soft token.
-    if key != 'vision_use_head' and given.get(key, value) != value:
-      raise ValueError(
-        f'{key}={given[key]!r} in vision_config of config.json is not '
-        f'supported. The vision encoder of Gemma 3 has {value!r}.'
-      )
-  file = _PUBLISHED | dict(given)
+  file = _PUBLISHED | _hf_keys.VISION.check(given)
   encoder = _siglip.siglip(
     image_size=file['image_size'],
     patch_size=file['patch_size'],
@@ -62,7 +57,12 @@ def from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     mlp_dim=file['intermediate_size'],
     num_heads=file['num_attention_heads'],
   )
-  ids = {field: config[key] for field, key in _IDS.items() if key in config}
+  ids = {
+    field: config[key]
+    for field, names in _IDS.items()
+    for key in names
+    if key in config
+  }
   return {
     'vision_encoder': encoder,
     'image_tokens': _expand.ImageTokens(**ids),
@@ -103,7 +103,7 @@ def to_hf(
       **_FIXED,
     },
     _SOFT_TOKENS: encoder.num_mm_tokens_per_image,
-    **{key: getattr(ids, field) for field, key in _IDS.items()},
+    **{names[-1]: getattr(ids, field) for field, names in _IDS.items()},
     'tie_word_embeddings': True,
   }
   for key in ('pad_token_id', 'eos_token_id', 'bos_token_id'):

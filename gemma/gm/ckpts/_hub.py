@@ -16,6 +16,11 @@ def is_hub(path: str) -> bool:
   return path.startswith(_SCHEME)
 
 
+def name_of(path: str) -> str:
+  """The repository of a path, `org/name[@revision]`."""
+  return path.removeprefix(_SCHEME).rstrip('/')
+
+
 def offline() -> str | None:
   """The environment variable that forbids the network, if one is set."""
   on = ('1', 'true', 'yes', 'on')
@@ -44,7 +49,7 @@ def folder(path: str, files: tuple[str, ...] = _FILES) -> pathlib.Path:
     ImportError: If huggingface_hub is not installed.
     ValueError: If the path is not of this form.
   """
-  match = _NAME.fullmatch(path.removeprefix(_SCHEME).rstrip('/'))
+  match = _NAME.fullmatch(name_of(path))
   if match is None:
     raise ValueError(
       f'{path} is not of the form hf://org/name or hf://org/name@revision, '

@@ -6,17 +6,18 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from concurrent import futures
 import dataclasses
-import json
 import os
 import pathlib
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from gemma.gm.ckpts import _hf_check
 from gemma.gm.ckpts import _hf_config
 from gemma.gm.ckpts import _hf_layout
 from gemma.gm.ckpts import _hf_row
+from gemma.gm.ckpts import _hub
+from gemma.gm.ckpts import _json_file
 from gemma.gm.ckpts import _safetensors
 from gemma.gm.ckpts import _source
 from gemma.gm.ckpts import _targets
@@ -35,11 +36,35 @@ def is_hf_folder(folder: pathlib.Path) -> bool:
 
 
 def read_config(
-  folder: pathlib.Path, *, text_only: bool = False
+  folder: pathlib.Path,
+  *,
+  text_only: bool = False,
+  path: str | os.PathLike[str] | None = None,
 ) -> _config.TransformerConfig:
-  """The architecture of a folder, from its `config.json`."""
-  file = json.loads((folder / _CONFIG).read_text())
-  return _hf_config.from_hf(file, text_only=text_only)
+  """The architecture of a folder, from its `config.json`.
+
+  Args:
+    folder: The folder.
+    text_only: Whether to leave out a vision encoder.
+    path: Its name for users, such as `hf://org/name`, if it has another.
+  """
+  file = read_file(folder)
+  try:
+    config = _hf_config.from_hf(file, text_only=text_only)
+  except ValueError as e:
+    e.add_note(f'Read from {folder / _CONFIG}.')
+    raise
+  hub = path is not None and _hub.is_hub(os.fspath(path))
+  origin = _config.Origin(
+    path=os.fspath(path) if path is not None and hub else str(folder),
+    multimodal='text_config' in file,
+  )
+  return dataclasses.replace(config, origin=origin)
+
+
+def read_file(folder: pathlib.Path) -> dict[str, Any]:
+  """The `config.json` of a folder, as it is."""
+  return _json_file.read_object(folder / _CONFIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +133,14 @@ def open_hf(folder: pathlib.Path, *, text_only: bool = False) -> Stored:
     ValueError: If tensors are missing, unknown or mis-shaped; the message lists
       all of them.
   """
-  config = read_config(folder, text_only=text_only)
+  config, file = read_config(folder, text_only=text_only), read_file(folder)
   tensors = _plain_names(folder, config, text_only)
   rows = list(_hf_layout.table(config))
+  _hf_check.check_depth(file, config.num_layers, tensors)
   model = _transformer.Transformer(config=config)
   params = _tree.flatten(_shapes.param_shapes(model))
-  _check(folder, rows, tensors, params)
-  _check_head(tensors)
+  _hf_check.check_shapes(folder, file, rows, tensors, params)
+  _hf_check.check_head(file, tensors)
   shapes = {
     tuple(row.path.split('/')): jax.ShapeDtypeStruct(
       params[row.path].shape, tensors[row.names[0]].dtype
@@ -137,87 +163,20 @@ def _plain_names(
       'the text model.'
     )
   unused = _hf_layout.unused(config)
-  plain = {
-    _hf_layout.plain_name(name): tensor
-    for name, tensor in tensors.items()
-    if not (text_only and _hf_layout.is_media(name))
-  }
-  return {
-    name: x
-    for name, x in plain.items()
-    if name is not None and name not in unused
-  }
-
-
-def _check(
-  folder: pathlib.Path,
-  rows: Iterable[_hf_row.Row],
-  tensors: dict[str, _safetensors.Tensor],
-  targets: dict[str, jax.ShapeDtypeStruct],
-) -> None:
-  """Raises one error that lists every tensor that does not fit."""
-  problems = []
-  unknown = set(tensors) - {_hf_layout.HEAD}
-  for row in rows:
-    missing = [name for name in row.names if name not in tensors]
-    unknown -= set(row.names)
-    problems += [f'missing: {name}' for name in missing]
-    if not missing:
-      shapes = [tensors[name].shape for name in row.names]
-      problems += _dtype_problems(row.names, tensors)
-      target = targets[row.path].shape
-      if _shape_of(row, shapes) != target:
-        listed = ', '.join(
-          f'{name} {shape}'
-          for name, shape in zip(row.names, shapes, strict=True)
-        )
-        problems.append(f'mis-shaped: {listed} for {row.path} {target}')
-  problems += [f'unknown: {tensors[name].name}' for name in sorted(unknown)]
-  if problems:
-    raise ValueError(
-      f'{len(problems)} tensors in {folder} do not fit its {_CONFIG}:\n  '
-      + '\n  '.join(problems)
-    )
-
-
-def _dtype_problems(
-  names: Iterable[str], tensors: dict[str, _safetensors.Tensor]
-) -> list[str]:
-  """Integers and 8-bit floats are quantized weights, not the weights."""
-  return [
-    f'stored as {tensors[name].stored}: {tensors[name].name}'
-    for name in names
-    if tensors[name].stored not in _safetensors.DTYPES
-  ]
-
-
-def _shape_of(
-  row: _hf_row.Row, shapes: list[tuple[int, ...]]
-) -> tuple[int, ...] | None:
-  """Shape of the parameter that a row would read; None if it cannot."""
-  structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  try:
-    return jax.eval_shape(row.read, structs).shape
-  except (ValueError, RuntimeError, TypeError):
-    return None
-
-
-def _check_head(tensors: dict[str, _safetensors.Tensor]) -> None:
-  """Raises if there is an output head of its own."""
-  head = tensors.get(_hf_layout.HEAD)
-  if head is None:
-    return
-  table = tensors['embed_tokens.weight']
-  same = head.shape == table.shape
-  step, rows = 8192, table.shape[0]  # Compared at once, and in all.
-  for start in range(0, rows if same else 0, step):
-    part = slice(start, start + step)
-    same = same and np.array_equal(head[part].read(), table[part].read())
-  if not same:
-    raise ValueError(
-      f'{head.name} in {head.file} differs from the embedding table. '
-      'Gemma models tie the two; an untied head cannot be used.'
-    )
+  plain: dict[str, _safetensors.Tensor] = {}
+  for name, tensor in tensors.items():
+    short = _hf_layout.plain_name(name)
+    if short is None or short in unused:
+      continue
+    if text_only and _hf_layout.is_media(name):
+      continue
+    if short in plain:
+      raise ValueError(
+        f'{name} and {plain[short].name} in {folder} are both {short}. Keep '
+        'one of them.'
+      )
+    plain[short] = tensor
+  return plain
 
 
 def _few_ahead(

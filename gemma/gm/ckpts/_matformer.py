@@ -115,6 +115,7 @@ def _config_of(
     attention_types=tuple(config.attention_types[i] for i in keep),
     num_kv_shared_layers=sum(i >= config.num_own_kv for i in keep),
     activation_sparsity=tuple(sparsity[i] for i in keep if i < len(sparsity)),
+    origin=None,  # No folder has these sizes.
   )
 
 

@@ -4,10 +4,10 @@ Published tables of one vocabulary differ in their rows: 256,000 tokens come in
 tables of 256,000 or 256,128 rows, 262,144 in tables of 262,144 or 262,208. The
 rule, one way for all:
 
-- A Hugging Face table has the rows that its `config.json` says. One number is
-  special: Gemma 3's 262,208 are 262,144 and image ids and padding behind them,
-  which a text model leaves out. A table that is longer than the file says keeps
-  its first rows; a shorter one is an error.
+- A Hugging Face table has the rows that its `config.json` says, and all are
+  read: fine-tunes use those behind the text. Another number is an error.
+- Given `params` with a table of 262,144 rows, the first rows of a longer table
+  of Gemma 3 or 3n are read, with a warning.
 - An Orbax table is read whole: 256,128 rows stay, and are for a model that has
   as many.
 - Rows from `config.vocab_size` on stand for no token, and are never sampled.
@@ -82,11 +82,12 @@ def resize_vocab(
   embedder = dict(params['embedder'])
   for name in ('input_embedding', *_per_layer.TABLES):
     if name in embedder:
+      whole = _with_all_rows(embedder[name], config.num_embed)
       embedder[name] = _resize(
-        embedder[name], tokens, num_embed, vocab_size or num_embed
+        whole, tokens, num_embed, vocab_size or num_embed
       )
   config = dataclasses.replace(
-    config, num_embed=num_embed, vocab_size=vocab_size
+    config, num_embed=num_embed, vocab_size=vocab_size, per_layer_rows=None
   )
   return model.clone(config=config), {**params, 'embedder': embedder}
 
@@ -106,6 +107,14 @@ def _check(
       f'{new} tokens are fewer than the {tokens} of the model: the last '
       f'{tokens - new} would be lost. Pass allow_fewer=True if that is meant.'
     )
+
+
+def _with_all_rows(table: jax.Array, rows: int) -> jax.Array:
+  """A per-layer table with a row for each token: that of padding."""
+  missing = rows - table.shape[0]
+  if not missing:
+    return table
+  return jnp.concatenate([table, jnp.repeat(table[:1], missing, axis=0)])
 
 
 def _resize(

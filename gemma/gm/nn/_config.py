@@ -168,6 +168,23 @@ class LayerSpec:
         return None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+  """The folder that a config was read from.
+
+  Attributes:
+    path: The folder, or `hf://org/name[@revision]`; None if it has none.
+    multimodal: Whether its model has encoders of images or audio. Hugging Face
+      then calls the text model `language_model`, with or without them here.
+  """
+
+  path: str | None = None
+  multimodal: bool = False
+
+
+MULTIMODAL = Origin(multimodal=True)  # Any published folder with encoders.
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
   """Shape and constants of a model.
@@ -209,6 +226,8 @@ class TransformerConfig:
     experts: Feed-forwards of which each token takes a few.
     per_layer_input_dim: Width of what each layer gets of each token by a table
       of its own; 0 for none.
+    per_layer_rows: Rows of that table, if fewer than `num_embed`: a token
+      without a row reads that of padding.
     altup: Several residual streams, as in Gemma 3n.
     laurel_rank: Rank of the LAuReL branch (https://arxiv.org/abs/2411.07501).
     use_layer_scalar: See `LayerSpec.layer_scalar`.
@@ -217,6 +236,8 @@ class TransformerConfig:
     vision_encoder: What makes soft tokens of images; None if the model reads
       text only.
     image_tokens: Ids around an image.
+    origin: The folder that the config was read from. Configs that differ only
+      in it are equal, so that they share compiled programs.
   """
 
   num_embed: int
@@ -253,6 +274,7 @@ class TransformerConfig:
   activation_sparsity: tuple[float, ...] = ()
   experts: Experts | None = None
   per_layer_input_dim: int = 0
+  per_layer_rows: int | None = None
   altup: AltUp | None = None
   laurel_rank: int = 0
   use_layer_scalar: bool = False
@@ -260,6 +282,9 @@ class TransformerConfig:
   vocab_size: int | None = None
   vision_encoder: _siglip.SigLiPFromPatches | None = None
   image_tokens: _expand.ImageTokens = _expand.ImageTokens()
+  origin: Origin | None = dataclasses.field(
+    default=None, compare=False, repr=False
+  )
 
   def __post_init__(self):
     _check(self)
@@ -404,6 +429,11 @@ def _check_parts(config: TransformerConfig) -> None:
     raise ValueError(
       f'activation_sparsity={sparsity} must be numbers from 0 to below 1, for '
       f'at most {layers} layers.'
+    )
+  rows = config.per_layer_rows
+  if rows is not None and not 1 <= rows <= config.num_embed:
+    raise ValueError(
+      f'per_layer_rows={rows} must be from 1 to num_embed={config.num_embed}.'
     )
   experts = config.experts
   if experts is not None and not 1 <= experts.top_k <= experts.num_experts:

@@ -48,7 +48,8 @@ class PerLayerInputs(nn.Module):
       x: The residual stream before the first layer.
     """
     config = self.config
-    vocab, width = config.num_embed, config.per_layer_input_dim
+    width = config.per_layer_input_dim
+    vocab = config.per_layer_rows or config.num_embed
     layers = config.num_layers
     gemma3n = config.altup is not None
     shape = (config.embed_dim, layers, width)
@@ -70,7 +71,8 @@ class PerLayerInputs(nn.Module):
       rows = _lookup.lookup(ints['kernel'], tokens)
       return rows.astype(scale.dtype) / scale
     config = self.config
-    shape = config.num_embed, config.num_layers, config.per_layer_input_dim
+    count = config.per_layer_rows or config.num_embed
+    shape = count, config.num_layers, config.per_layer_input_dim
     table = self.param(name, _layers.INIT, shape, self.dtype)
     return _lookup.lookup(table, tokens)
 

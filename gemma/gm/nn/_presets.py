@@ -27,7 +27,9 @@ class _WithVision(_transformer.Transformer):
 
   def __post_init__(self):
     if self.text_only:
-      self.config = dataclasses.replace(self.config, vision_encoder=None)
+      self.config = dataclasses.replace(
+        self.config, vision_encoder=None, origin=_config.MULTIMODAL
+      )
     super().__post_init__()
 
 

@@ -111,6 +111,7 @@ def _gemma3n(
     altup=_config.AltUp(),
     laurel_rank=64,
     image_attention=_config.ImageAttention.NONE,
+    origin=_config.MULTIMODAL,
     **_PLAIN_NORMS,
   )
 
@@ -126,6 +127,7 @@ def _gemma4(
     global_head_dim=512,
     global_rope_proportion=0.25,
     use_layer_scalar=True,
+    origin=_config.MULTIMODAL,
     **_PLAIN_NORMS,
     **fields,
   )

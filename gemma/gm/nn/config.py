@@ -10,6 +10,7 @@ from gemma.gm.nn._config import AttentionType as AttentionType
 from gemma.gm.nn._config import Dense as Dense
 from gemma.gm.nn._config import Full as Full
 from gemma.gm.nn._config import LayerSpec as LayerSpec
+from gemma.gm.nn._config import Origin as Origin
 from gemma.gm.nn._config import (
   QueryPreAttentionNormalisation as QueryPreAttentionNormalisation,
 )
