@@ -358,7 +358,8 @@ class ChatSampler:
     if out is not None:
       self.finish_reason = out.finish_reason
       self._usage = turn.usage(out.usage)
-      if self._usage.dropped_tokens == turn.dropped:
+      kept = self._usage.dropped_tokens == turn.dropped
+      if kept and out.finish_reason != 'nan':  # Its cache may be spoiled.
         state = out.state
         self.last_state = state.without_last() if end else state
     return self._speech.whole(tokens)

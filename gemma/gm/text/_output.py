@@ -15,7 +15,7 @@ import numpy as np
 from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
 
-FinishReason = Literal['stop', 'eos', 'length', 'cache_full']
+FinishReason = Literal['stop', 'eos', 'length', 'cache_full', 'nan']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class Answer:
     text: The sampled text, with the end tag if it is visible.
     token_ids: The sampled ids, the stop token included.
     finish_reason: Why it ended: `stop` (end of turn, or a stop token), `eos`
-      (the end of everything), `length` (max_new_tokens) or `cache_full`.
+      (the end of everything), `length` (max_new_tokens), `cache_full`, or `nan`
+      (the logits were NaN or infinite; no token was sampled from these).
     usage: Tokens.
     logprobs: Log-probability of each token.
     top_logprobs: For each token the likeliest ones, as ids and
@@ -132,7 +133,7 @@ def read_answers(
     cache_length: Most tokens that a row may have.
     keep_end: Whether texts keep their end tag.
   """
-  names = 'predicted_tokens', 'count', 'done', 'limit', 'dropped'
+  names = 'predicted_tokens', 'count', 'done', 'nan', 'limit', 'dropped'
   values = {name: getattr(state, name) for name in names}
   values |= {'used': state.used_cache_length, 'trace': vars(state.trace)}
   host = jax.device_get(values)
@@ -150,13 +151,16 @@ def read_answers(
       context_tokens=int(host['used'][row]),
       cache_length=cache_length,
     )
-    limit = int(host['limit'][row])
-    if host['done'][row]:
-      eos = ids[-1] == tokenizer.special_tokens.EOS
-      reason: FinishReason = 'eos' if eos else 'stop'
-    else:
-      reason = 'length' if count >= limit else 'cache_full'
-    whole = keep_end or not host['done'][row]
+    ended = bool(host['done'][row])
+    reason: FinishReason = 'stop'
+    if host['nan'][row]:
+      reason = 'nan'
+    elif not ended:
+      at_limit = count >= int(host['limit'][row])
+      reason = 'length' if at_limit else 'cache_full'
+    elif ids[-1] == tokenizer.special_tokens.EOS:
+      reason = 'eos'
+    whole = keep_end or not ended
     answers.append(
       Answer(
         text=tokenizer.decode(ids if whole else ids[:-1]),

@@ -50,7 +50,8 @@ def make_rules(
     stops: Tokens that end a text besides.
 
   Raises:
-    ValueError: If one is not a single token, or outside of the table.
+    ValueError: If one is not a single token, or outside of the table, or all
+      tokens are forbidden.
   """
   special, size = tokenizer.special_tokens, config.num_embed
   real = min(tokenizer.vocab_size, config.vocab_size or size)
@@ -58,6 +59,11 @@ def make_rules(
   banned[[_state.PAD, *_ids(tokenizer, forbidden, size)]] = True
   # A small model may have no row for an image token.
   banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
+  if banned.all():
+    raise ValueError(
+      f'All {real} tokens are forbidden. Take at least one out of '
+      'forbidden_tokens.'
+    )
   ends = [special.EOS, special.END_OF_TURN]
   # A call of a tool ends the model's turn too, where the vocabulary has one.
   tool = special.__members__.get('BEGIN_OF_TOOL_RESPONSE')

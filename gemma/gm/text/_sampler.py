@@ -17,9 +17,11 @@ from gemma.gm.sharding import _mesh
 from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _album
 from gemma.gm.text import _calls
+from gemma.gm.text import _chunks
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _images
+from gemma.gm.text import _numbers
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
 from gemma.gm.text import _request
@@ -100,8 +102,11 @@ class Sampler:
   def __post_init__(self):
     self.tokenizer = self.codec
     for name in ('cache_length', 'max_out_length', 'max_batch_size'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f'{name}={value} must be at least 1.')
+      _numbers.whole(1, **{name: value})
+    _chunks.sizes_of(self.pad_length)  # Raises if there is no such size.
     if self.on_full not in ('error', 'stop', 'roll'):
       raise ValueError(
         f"on_full={self.on_full!r} is not one of 'error', 'stop', 'roll'."
@@ -326,7 +331,6 @@ class Sampler:
 
   @functools.cached_property
   def _runner(self) -> _runner.Runner:
-    buckets = self.pad_length
     rules = _rules.make_rules(
       self.codec,
       self.model.config,
@@ -339,7 +343,7 @@ class Sampler:
       rules=_mesh.on_mesh(rules, _mesh.mesh_of(self._params)),
       cache_length=self.cache_length,
       on_full=self.on_full,
-      buckets=(buckets,) if isinstance(buckets, int) else buckets,
+      buckets=_chunks.sizes_of(self.pad_length),
       max_out_length=self.max_out_length,
       draft=self.draft,
       prefix_cache=self.prefix_cache,

@@ -77,6 +77,7 @@ class SamplingState(struct.PyTreeNode):
     count: Tokens sampled by this call so far.
     limit: Tokens that it may sample.
     done: Rows that sampled a stop token.
+    nan: Rows that ended because their logits were not finite.
     last_token: The newest token of each row, not in the cache yet. It is 0 if
       all are.
     predicted_tokens: The sampled tokens; 0 behind the end of a row.
@@ -96,6 +97,7 @@ class SamplingState(struct.PyTreeNode):
   count: Int[Array, 'B']
   limit: Int[Array, 'B']
   done: Bool[Array, 'B']
+  nan: Bool[Array, 'B']
   last_token: Int[Array, 'B']
   predicted_tokens: Int[Array, 'B M']
   context: Int[Array, 'B P']
@@ -116,7 +118,7 @@ class SamplingState(struct.PyTreeNode):
   @property
   def live(self) -> Bool[Array, 'B']:
     """Rows that are to go on, if there is room for them."""
-    return ~self.done & (self.count < self.limit)
+    return ~self.done & ~self.nan & (self.count < self.limit)
 
   @property
   def step(self) -> Int[Array, '']:
