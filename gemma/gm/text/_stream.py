@@ -1,6 +1,9 @@
 """Answers piece by piece."""
 
+from collections.abc import Generator
 from collections.abc import Iterator
+import contextlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,3 +68,23 @@ def _piece(
     token_ids=new if batched else new[0],
     kept_state=state,
   )
+
+
+def show(pieces: Generator[str, None, None], where: Any) -> str:
+  """Prints an answer as it comes, or hands it over; returns all of it."""
+  text = ''
+  with contextlib.closing(pieces):
+    for piece in pieces:
+      text += piece
+      _put(piece, where)
+  _put('\n', where)
+  return text
+
+
+def _put(text: str, where: Any) -> None:
+  if where is True:
+    print(text, end='', flush=True)
+  elif hasattr(where, 'add'):  # A stream of `dialog`.
+    where.add(text)
+  else:
+    where.write(text)

@@ -12,6 +12,28 @@ from gemma.gm.text import _state
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt:
+  """What was said to the model, with its tags.
+
+  Attributes:
+    text: The text as the model saw it.
+  """
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+  """What the model said, with its tags.
+
+  Attributes:
+    text: The text as the model wrote it.
+  """
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Seen:
   """What the model has seen.
 
@@ -84,6 +106,12 @@ class Turn:
     return dataclasses.replace(
       self, ids=self.lead, images=[], state=state, base=base
     )
+
+  def can_go_on(self, out: _output.SamplerOutput) -> bool:
+    """Whether the state behind an answer holds all of the conversation."""
+    dropped = self.usage(out.usage).dropped_tokens
+    # A cache behind logits that are not finite may be spoiled.
+    return dropped == self.dropped and out.finish_reason != 'nan'
 
   def usage(self, usage: _output.Usage) -> _output.Usage:
     """The tokens of the whole turn, from those of the sampler's last call."""
