@@ -1,8 +1,7 @@
-"""Table at the end of a test run: programs compiled and seconds, by file.
+"""Cost table at the end of a test run: programs and seconds, by file.
 
-A test costs the programs that XLA compiles for it, so they are counted. The
-counts come from JAX's own monitoring events; workers of pytest-xdist send theirs
-along with the reports of their tests.
+A test costs the programs that XLA compiles for it. JAX's monitoring
+events give the counts. Workers of pytest-xdist send theirs with their reports.
 """
 
 import collections
@@ -24,7 +23,7 @@ _HIT = '/jax/compilation_cache/cache_hits'
 
 @dataclasses.dataclass
 class Cost:
-  """What tests made JAX do, in counts and seconds.
+  """Counts and seconds of tests.
 
   Attributes:
     programs: Programs compiled, or read from the disk cache.

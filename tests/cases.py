@@ -152,16 +152,16 @@ def _case(name: str, pattern: tuple, num_layers: int, **fields: Any) -> Case:
   return Case(name, config, tolerance)
 
 
+# Three layers: one local layer before the global one and one behind it.
 _GEMMA2 = {
   'pattern': (_LOCAL, _GLOBAL),
-  'num_layers': 4,
+  'num_layers': 3,
   'num_kv_heads': 2,
   'attn_logits_soft_cap': 50.0,
   'final_logit_softcap': 30.0,
 }
 _GEMMA3 = {
-  'pattern': (_LOCAL,) * 5 + (_GLOBAL,),
-  'num_layers': 8,
+  'pattern': (_LOCAL, _GLOBAL),
   'use_qk_norm': True,
   'transpose_gating_einsum': True,
   'global_base_frequency': 1_000_000,
@@ -179,7 +179,6 @@ _NEWER = {
 }
 _GEMMA4 = {
   **_NEWER,
-  'num_layers': 4,
   'pattern': (_LOCAL, _GLOBAL),
   'global_head_dim': 32,
   'global_rope_proportion': 0.25,
@@ -188,7 +187,7 @@ _GEMMA4 = {
 }
 CASES = (
   _case('gemma1_mqa', (_GLOBAL,), 3, num_kv_heads=1),
-  _case('gemma1_mha', (_GLOBAL,), 3, num_kv_heads=4),
+  _case('gemma1_mha', (_GLOBAL,), 2, num_kv_heads=4),
   _case('gemma2_by_head_dim', **_GEMMA2),
   _case(
     'gemma2_by_width',
@@ -196,13 +195,20 @@ CASES = (
     transpose_gating_einsum=True,
     query_pre_attn_norm=_config.QueryPreAttentionNormalisation.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS,
   ),
-  _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
-  _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
+  _case('gemma3_mqa', num_layers=3, **_GEMMA3, num_kv_heads=1),
+  # Two periods, which are scanned, and a layer left over.
+  _case(
+    'gemma3_gqa',
+    num_layers=5,
+    **_GEMMA3,
+    num_kv_heads=2,
+    global_scale_factor=8.0,
+  ),
   _case(
     'gemma3n',
     **_NEWER,
-    pattern=(_LOCAL,) * 2 + (_GLOBAL,),
-    num_layers=5,
+    pattern=(_LOCAL, _GLOBAL),
+    num_layers=4,
     num_kv_shared_layers=2,
     activation_sparsity=(0.95,) * 2,
     per_layer_input_dim=8,
@@ -213,6 +219,7 @@ CASES = (
   _case(
     'gemma4_per_layer',
     **_GEMMA4,
+    num_layers=4,
     num_kv_shared_layers=2,
     hidden_dims=(48,) * 2 + (96,) * 2,
     per_layer_input_dim=8,
@@ -220,12 +227,14 @@ CASES = (
   _case(
     'gemma4_keys_as_values',
     **_GEMMA4,
+    num_layers=4,
     global_num_kv_heads=1,
     global_keys_as_values=True,
   ),
   _case(
     'gemma4_experts',
     **_GEMMA4,
+    num_layers=2,
     global_num_kv_heads=1,
     global_keys_as_values=True,
     experts=_config.Experts(num_experts=8, top_k=3, hidden_dim=16),
@@ -240,9 +249,19 @@ DISTINCT = tuple(
   if case.name not in ('gemma1_mha', 'gemma2_by_width', 'gemma3_mqa')
 )
 GEMMA3 = NAMED['gemma3_gqa']
+# For what grows with depth: two periods of the released pattern.
+DEEP = _case(
+  'gemma3_deep',
+  (_LOCAL,) * 5 + (_GLOBAL,),
+  12,
+  **{k: v for k, v in _GEMMA3.items() if k != 'pattern'},
+  num_kv_heads=2,
+  global_scale_factor=8.0,
+)
 # 4 soft tokens for an image of 16 patches, inside a window of 6.
 VISION = _case(
   'gemma3_vision',
+  num_layers=3,
   **_GEMMA3,
   num_kv_heads=2,
   global_scale_factor=8.0,

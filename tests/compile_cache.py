@@ -24,6 +24,7 @@ class CompileCache:
   """
 
   def __init__(self, shared: pathlib.Path):
+    """Makes a private folder with everything that is shared so far."""
     self._shared = shared
     shared.mkdir(parents=True, exist_ok=True)
     _prune(shared)

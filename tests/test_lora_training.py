@@ -264,7 +264,7 @@ def test_wrapper_has_what_trainers_and_samplers_ask_for(capsys):
   tokens = jnp.ones((1, 4), jnp.int32)
   params = model.init(KEY, tokens)['params']
   assert (
-    'layer_7/mlp/_LoRAEinsum_linear/lora: a (48, 2)' in capsys.readouterr().out
+    'layer_2/mlp/_LoRAEinsum_linear/lora: a (48, 2)' in capsys.readouterr().out
   )
 
   # As Kauldron calls it.

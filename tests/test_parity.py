@@ -220,7 +220,7 @@ def test_shards_and_older_files(tmp_path):
   for key in ('layer_types', '_sliding_window_pattern'):
     config.pop(key)
   config |= {
-    'sliding_window_pattern': 6,
+    'sliding_window_pattern': 2,
     'rope_theta': rope['full_attention']['rope_theta'],
     'rope_local_base_freq': rope['sliding_attention']['rope_theta'],
     'rope_scaling': {'rope_type': 'linear', 'factor': 8.0},
