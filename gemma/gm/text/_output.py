@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from gemma.gm.text import _past
 from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
 
@@ -102,13 +103,15 @@ class SamplerOutput:
     """Where to go on, as `last_state`.
 
     Raises:
-      ValueError: If the prompts were more than a batch may have.
+      ValueError: If the prompts were more than a batch may have, or a stream
+        has gone on since.
     """
     if self.kept_state is None:
       raise ValueError(
         f'The states of {len(self.text)} prompts are not kept: they took turns '
         f'in a smaller batch. Raise max_batch_size to {len(self.text)}.'
       )
+    _past.check_alive(self.kept_state)
     return self.kept_state
 
 

@@ -22,6 +22,7 @@ from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _images
 from gemma.gm.text import _numbers
+from gemma.gm.text import _past
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
 from gemma.gm.text import _request
@@ -183,7 +184,8 @@ class Sampler:
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
         id outside of the table, if images and their places differ in number,
-        if the model does not see or hear, or arguments do not go together.
+        if the model does not see or hear, if arguments do not go together, or
+        if `last_state` or the parameters were deleted, or are of another model.
         Images that cannot be read raise as `gm.vision.read_image` does, with a
         note on which one it is.
     """
@@ -193,6 +195,8 @@ class Sampler:
         'Leave it out.'
       )
     _request.check_logprobs(logprobs, self.model.config.num_embed)
+    _past.check_params(self._params)
+    _past.check_state(last_state, self.model, self._params)
     prompts = self._encoded(prompt, images, add_bos=last_state is None)
     request = self._new_request(
       prompts.rows,
@@ -245,6 +249,7 @@ class Sampler:
     Returns:
       A `Score`, or a list for a batch.
     """
+    _past.check_params(self._params)
     prompts = self._encoded(texts, images)
     with _mesh.use_mesh(self._runner.mesh):
       scores = _scoring.score(
@@ -273,6 +278,7 @@ class Sampler:
     Returns:
       `float32[D]`, or `float32[B, D]` for a batch.
     """
+    _past.check_params(self._params)
     prompts = self._encoded(texts, images)
     with _mesh.use_mesh(self._runner.mesh):
       out = _scoring.embed(
@@ -360,6 +366,7 @@ class Sampler:
   @functools.cached_property
   def _params(self) -> Mapping[str, Any]:
     """The parameters where they belong."""
+    _past.check_params(self.params)
     if self.sharding is None or self._placed is None:
       return _place.automatic(self.params)
     return jax.device_put(self.params, self._placed(self.params))
