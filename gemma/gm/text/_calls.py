@@ -11,6 +11,7 @@ from gemma.gm.text import _queue
 from gemma.gm.text import _request
 from gemma.gm.text import _runner
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 
@@ -23,11 +24,13 @@ class Calls:
     runner: The model, and the memory that sampling may take.
     tokenizer: The vocabulary.
     max_batch_size: Most prompts in one batch.
+    stop_strings: Texts that end an answer.
   """
 
   runner: _runner.Runner
   tokenizer: _tokenizer.Tokenizer
   max_batch_size: int
+  stop_strings: _stop_strings.StopStrings | None
 
   def whole(
     self,
@@ -86,7 +89,11 @@ class Calls:
         yield newest
 
     yield from _stream.pieces(
-      states(), self.tokenizer, batched=batched, keep_end=not request.guides
+      states(),
+      self.tokenizer,
+      batched=batched,
+      keep_end=not request.guides,
+      stop_strings=self.stop_strings,
     )
     index = range(rows)
     answers = self._read(request, newest, index, index, known[:rows])
@@ -142,6 +149,7 @@ class Calls:
       cached=known,
       cache_length=self.runner.cache_length,
       keep_end=not request.guides,
+      stop_strings=self.stop_strings,
     )
 
 

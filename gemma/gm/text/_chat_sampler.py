@@ -26,6 +26,7 @@ from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
 from gemma.gm.text import _saved
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 from gemma.gm.text import _turn
@@ -67,6 +68,7 @@ class ChatSampler:
     sampling: How to pick tokens.
     forbidden_tokens: Never sampled.
     stop_tokens: End the answer.
+    stop_strings: Texts that end the answer, and are no part of it.
     cache_length: Tokens that the conversation may have.
     max_out_length: Tokens that an answer may have.
     pad_length: Sizes of the chunks in which prompts go into the cache.
@@ -94,6 +96,7 @@ class ChatSampler:
   sampling: _sampling.SamplingMethod = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
+  stop_strings: Sequence[str] | None = None
   cache_length: int | None = 4096
   max_out_length: int = 2048
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
@@ -303,7 +306,7 @@ class ChatSampler:
         turn, out = self._begun(call, prompt, options)
         if not self._record(call, turn, out, out.token_ids):
           _gate.warn_left_behind(call)
-        return self._speech.whole(out.token_ids)
+        return self._speech.whole(self._spoken(out.token_ids)[0])
       finally:
         self._entry.leave(call)
 
@@ -341,21 +344,22 @@ class ChatSampler:
     """Nothing, then pieces of the answer, which is recorded at the end."""
     tokens: list[int] = []
     out: Any = None
-    speech = self._speech
+    speech, held = self._speech, _stop_strings.Held(self.sampler.stops)
     try:
       yield ''
       for out in outs:
         tokens += out.token_ids
-        if text := ''.join(map(speech.add, out.token_ids)):
+        certain = [t for token in out.token_ids for t in held.add(token)]
+        if text := ''.join(map(speech.add, certain)):
           yield text
-      if text := speech.end():
+      if text := speech.whole(held.end()):
         yield text
       if not self._record(call, turn, out, tokens):
         _gate.warn_left_behind(call)
     except GeneratorExit:
       # The device may be ahead of what was said: its state is no good.
-      if tokens:
-        self._record(call, turn, None, tokens)
+      if said := tokens[: len(tokens) - held.count]:
+        self._record(call, turn, None, said)
       raise
     finally:
       self._entry.leave(call)
@@ -404,12 +408,13 @@ class ChatSampler:
     """Makes the turn part of the conversation; False if it may not be."""
     if not self._entry.admits(call):  # Asked first: others may hold the lock.
       return False
-    codec = self.sampler.codec
+    codec, sampled = self.sampler.codec, len(tokens)
+    tokens, whole = self._spoken(tokens)
     reply = _reply.parse_reply(codec, tokens)
     history = turn.history.answer(reply.message, tokens)
     said = _turn.Prompt(text=codec.decode(turn.said))
     turns = [*turn.kept, said, _turn.Response(text=codec.decode(tokens))]
-    usage = None if out is None else turn.usage(out.usage)
+    usage = None if out is None else turn.usage(out.usage, sampled - whole)
     with self._entry.lock:
       if not self._entry.admits(call):
         return False
@@ -420,11 +425,17 @@ class ChatSampler:
         self._base = turn.base_seen
       end = bool(tokens) and tokens[-1] == codec.special_tokens.EOS
       # The end of everything is no part of a conversation that goes on.
-      self._raw = turn.context + (tokens[:-1] if end else tokens)
+      self._raw = turn.context + (tokens[:-1] if end else tokens[:whole])
       if out is not None and turn.can_go_on(out):
-        state = out.state
-        self.last_state = state.without_last() if end else state
+        self.last_state = out.state.without(sampled - whole + end)
       return True
+
+  def _spoken(self, tokens: list[int]) -> tuple[list[int], int]:
+    """An answer without a stop string, and how many tokens were sampled so."""
+    stops = self.sampler.stops
+    if stops is None:
+      return tokens, len(tokens)
+    return stops.cut(tokens), stops.split(tokens)[0]
 
   def _begin(self, history: _history.History) -> None:
     """Takes up a conversation that the model has not seen yet."""

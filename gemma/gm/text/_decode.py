@@ -86,9 +86,7 @@ def start(
   tokens, finite = _step.pick(
     state, ahead.logits, index, rules=rules, program=program
   )
-  state = _step.append(
-    state, tokens, ahead, index, state.live, rules.stops, finite
-  )
+  state = _step.append(state, tokens, ahead, index, state.live, rules, finite)
   return _state.whole(state)
 
 
@@ -207,4 +205,4 @@ def _one_token(
   tokens, finite = _step.pick(
     state, ahead.logits, index, rules=rules, program=program
   )
-  return _step.append(state, tokens, ahead, index, active, rules.stops, finite)
+  return _step.append(state, tokens, ahead, index, active, rules, finite)

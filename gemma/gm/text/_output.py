@@ -14,6 +14,7 @@ import numpy as np
 
 from gemma.gm.text import _past
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
 
 FinishReason = Literal['stop', 'eos', 'length', 'cache_full', 'nan']
@@ -124,6 +125,7 @@ def read_answers(
   cached: Sequence[int],
   cache_length: int,
   keep_end: bool = True,
+  stop_strings: _stop_strings.StopStrings | None = None,
 ) -> list[Answer]:
   """Answers of some rows of a state.
 
@@ -135,6 +137,7 @@ def read_answers(
     cached: Tokens of each that did not have to be computed.
     cache_length: Most tokens that a row may have.
     keep_end: Whether texts keep their end tag.
+    stop_strings: Texts that end an answer, and are left out of it.
   """
   names = 'predicted_tokens', 'count', 'done', 'nan', 'limit', 'dropped'
   values = {name: getattr(state, name) for name in names}
@@ -163,10 +166,12 @@ def read_answers(
       reason = 'length' if at_limit else 'cache_full'
     elif ids[-1] == tokenizer.special_tokens.EOS:
       reason = 'eos'
-    whole = keep_end or not ended
+    shown = ids if keep_end or not ended else ids[:-1]
+    if stop_strings is not None:
+      shown = stop_strings.cut(shown)
     answers.append(
       Answer(
-        text=tokenizer.decode(ids if whole else ids[:-1]),
+        text=tokenizer.decode(shown),
         token_ids=ids,
         finish_reason=reason,
         usage=usage,

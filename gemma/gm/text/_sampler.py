@@ -34,6 +34,7 @@ from gemma.gm.text import _scoring
 from gemma.gm.text import _settings
 from gemma.gm.text import _state
 from gemma.gm.text import _step
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
 
 Sampling = _sampling.SamplingMethod | Sequence[_sampling.SamplingMethod]
@@ -64,6 +65,9 @@ class Sampler:
     forbidden_tokens: Never sampled, besides those of the tokenizer; ids, or
       texts that are one token.
     stop_tokens: End the text, besides end of turn and end of sequence.
+    stop_strings: Texts that end the answer, whatever tokens they are in. The
+      text comes without them, whole or streamed; `token_ids` and the state have
+      all that was sampled.
     cache_length: Most tokens of a prompt and its answer together. The cache
       begins small, and doubles as it fills.
     max_out_length: Tokens that an answer may have.
@@ -90,6 +94,7 @@ class Sampler:
   sampling: Sampling = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
+  stop_strings: Sequence[str] | None = None
   cache_length: int = 4096
   max_out_length: int = 2048
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
@@ -118,6 +123,7 @@ class Sampler:
         f'cache_length={self.cache_length} to be at least 2.'
       )
     _drafts.check(self.draft, self.model)
+    _stop_strings.check(self.stop_strings)
 
   def sample(
     self,
@@ -331,6 +337,13 @@ class Sampler:
     return _rules.resolve_tokenizer(self.model, self.tokenizer)
 
   @functools.cached_property
+  def stops(self) -> _stop_strings.StopStrings | None:
+    """What finds the stop strings; None if there are none."""
+    if not self.stop_strings:
+      return None
+    return _stop_strings.StopStrings(self.codec, self.stop_strings)
+
+  @functools.cached_property
   def _model(self) -> _lora.Model:
     """The model, free to return what is asked of it."""
     return _drafts.free(self.model)
@@ -342,6 +355,7 @@ class Sampler:
       self.model.config,
       forbidden=self.forbidden_tokens,
       stops=self.stop_tokens,
+      texts=self.stops,
     )
     return _runner.Runner(
       model=self._model,
@@ -385,6 +399,7 @@ class Sampler:
       runner=self._runner,
       tokenizer=self.codec,
       max_batch_size=self.max_batch_size,
+      stop_strings=self.stops,
     )
 
   def _encoded(

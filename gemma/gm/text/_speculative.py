@@ -130,7 +130,7 @@ def _keep(
       tokens, kept = _accept(p, q, guess, guessed, _step.token_keys(state))
       finite = _step.chose_finite(logits, tokens)
       new = _step.append(
-        state, tokens, prediction, index + j, alive, rules.stops, finite
+        state, tokens, prediction, index + j, alive, rules, finite
       )
       return new, alive & kept & new.live
 

@@ -1,7 +1,8 @@
 """One token of every row: from logits to the state that holds it.
 
-Axes: B batch, *B any batch dims, L length, N images of it, V vocab, D model, S
-capacity of the cache, or soft tokens of an image.
+Axes: B batch, *B any batch dims, L length, N images of it, or states of
+`StopStrings`, V vocab, D model, S capacity of the cache, or soft tokens of an
+image.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class Rules(struct.PyTreeNode):
   Attributes:
     banned: Never sampled.
     stops: End their row.
+    texts: The state of `StopStrings` after each state and token, if there are
+      texts that end a row.
     end: What ends a row for which a user's mask leaves nothing.
     allowed: If given, all that each row may sample next.
   """
@@ -44,6 +47,7 @@ class Rules(struct.PyTreeNode):
   stops: Bool[Array, 'V']
   end: Int[Array, '']
   allowed: Bool[Array, 'B V'] | None = None
+  texts: Int[Array, 'N V'] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +174,7 @@ def append(
   prediction: Prediction,
   index: Int[Array, 'B'],
   active: Bool[Array, 'B'],
-  stops: Bool[Array, 'V'],
+  rules: Rules,
   finite: Bool[Array, 'B'],
 ) -> _state.SamplingState:
   """Records a sampled token of each active row.
@@ -183,7 +187,7 @@ def append(
     prediction: What they were sampled from.
     index: Their place in their row.
     active: Rows that take part.
-    stops: Tokens that end their row.
+    rules: Roles of tokens.
     finite: Rows whose logits were finite.
   """
   failed, active = active & ~finite, active & finite
@@ -191,10 +195,14 @@ def append(
   place = jnp.where(active, state.count, state.predicted_tokens.shape[1])
   index = jnp.where(active, index, state.context.shape[1])
   row = jnp.arange(tokens.shape[0])
-  seen = state.seen
+  seen, ended, match = state.seen, rules.stops[tokens], state.match
+  if rules.texts is not None:
+    match = jnp.where(active, rules.texts[match, tokens], match)
+    ended |= match == rules.texts.shape[0] - 1
   return state.replace(
     count=state.count + active,
-    done=state.done | (active & stops[tokens]),
+    done=state.done | (active & ended),
+    match=match.astype(jnp.int32),
     nan=state.nan | failed,
     # A row that ends without a token has all of its own in the cache.
     last_token=jnp.where(active | failed, tokens, state.last_token),

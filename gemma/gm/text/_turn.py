@@ -113,9 +113,16 @@ class Turn:
     # A cache behind logits that are not finite may be spoiled.
     return dropped == self.dropped and out.finish_reason != 'nan'
 
-  def usage(self, usage: _output.Usage) -> _output.Usage:
-    """The tokens of the whole turn, from those of the sampler's last call."""
+  def usage(self, usage: _output.Usage, cut: int = 0) -> _output.Usage:
+    """The tokens of the whole turn.
+
+    Args:
+      usage: Those of the sampler's last call.
+      cut: Sampled tokens that are not part of the conversation.
+    """
     dropped = usage.dropped_tokens + self.dropped
+    left = usage.context_tokens - cut
+    usage = dataclasses.replace(usage, context_tokens=left)
     if self.base is None:
       return dataclasses.replace(usage, dropped_tokens=dropped)
     base = self.base.usage
