@@ -210,7 +210,9 @@ def test_what_cannot_be_read_is_refused(tmp_path):
   path = tmp_path / 'a'
   params = adapters(case.params)
   gm.ckpts.save_adapter(path, model=case.model, params=params)
-  with pytest.raises(ValueError, match='qalora=True.*more than LoRA.*merge_and'):
+  with pytest.raises(
+    ValueError, match='qalora=True.*more than LoRA.*merge_and'
+  ):
     gm.ckpts.load_adapter(edited(path, use_qalora=True), model=case.model)
   edited(path, use_qalora=False)
   with pytest.raises(ValueError, match='mis-shaped: .*magnitudes None'):

@@ -127,7 +127,7 @@ class ClassificationTask(_task.Task):
     whole = self.template.replace('{text}', text)
     if self.chat:
       return _text.prompt_ids(self.tokenizer, whole)
-    return self.tokenizer.encode(whole, add_bos=True, allow_special=False)
+    return [self.tokenizer.special_tokens.BOS, *self.tokenizer.spell(whole)]
 
   def _token_of(self, label: Any) -> int:
     if isinstance(label, np.ndarray | np.generic):
@@ -145,7 +145,7 @@ class ClassificationTask(_task.Task):
         f'Label {label!r} not found in labels={words}. Add it, or leave such '
         'examples out.'
       )
-    ids = self.tokenizer.encode(word, allow_special=False)
+    ids = self.tokenizer.spell(word)
     if len(ids) != 1:
       raise ValueError(
         f'The label {word!r} is {len(ids)} tokens, {self.tokenizer.split(word)}'

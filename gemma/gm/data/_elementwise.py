@@ -118,13 +118,12 @@ class Tokenize(_transform.ElementWise):
 
   def map_element(self, value: Any) -> list[int]:
     """The ids."""
-    pieces = isinstance(value, list)
-    return self.tokenizer.encode(
-      value if pieces else _text.text_of(value, self.name),
-      add_bos=self.add_bos,
-      add_eos=self.add_eos,
-      allow_special=self.allow_special,
-    )
+    tokenizer, special = self.tokenizer, self.tokenizer.special_tokens
+    if not isinstance(value, list):
+      value = _text.text_of(value, self.name)
+    ids = (tokenizer.encode if self.allow_special else tokenizer.spell)(value)
+    begin = [special.BOS] if self.add_bos else []
+    return [*begin, *ids, *([special.EOS] if self.add_eos else [])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

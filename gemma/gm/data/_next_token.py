@@ -103,4 +103,4 @@ class NextTokenTask(_task.Task):
     if _arrays.is_ids(value):
       return _arrays.as_numpy(value).tolist()
     text = _text.text_of(value, self.name)
-    return self.tokenizer.encode(text, allow_special=False)
+    return self.tokenizer.spell(text)

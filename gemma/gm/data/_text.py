@@ -87,7 +87,7 @@ def prompt_ids(tokenizer: _tokenizer.Tokenizer, text: str) -> list[int]:
 
 def response_ids(tokenizer: _tokenizer.Tokenizer, text: str) -> list[int]:
   """Tokens of what the model says, with the end of its turn."""
-  ids = tokenizer.encode(text, allow_special=False)
+  ids = tokenizer.spell(text)
   return [*ids, int(tokenizer.special_tokens.END_OF_TURN)]
 
 

@@ -4,8 +4,6 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._chat_sampler import ChatSampler as ChatSampler
-  from gemma.gm.text._chat_sampler import Prompt as Prompt
-  from gemma.gm.text._chat_sampler import Response as Response
   from gemma.gm.text._drafts import DraftModel as DraftModel
   from gemma.gm.text._drafts import PromptLookup as PromptLookup
   from gemma.gm.text._gemma4_sampler import Gemma4Sampler as Gemma4Sampler
@@ -44,3 +42,5 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._tokenizer import Gemma4Tokenizer as Gemma4Tokenizer
   from gemma.gm.text._tokenizer import Tokenizer as Tokenizer
   from gemma.gm.text._untrusted import read_untrusted as read_untrusted
+  from gemma.gm.text._turn import Prompt as Prompt
+  from gemma.gm.text._turn import Response as Response

@@ -87,10 +87,10 @@ def fill(
 def encode_text(tokenizer: _tokenizer.Tokenizer, text: str) -> list[int]:
   """Token ids of a text in which only the tag of an image is a tag."""
   first, *rest = _TAG.split(text)
-  ids = tokenizer.encode(first, allow_special=False)
+  ids = tokenizer.spell(first)
   for part in rest:
     ids.append(int(tokenizer.special_tokens.IMAGE_PLACEHOLDER))
-    ids += tokenizer.encode(part, allow_special=False)
+    ids += tokenizer.spell(part)
   return ids
 
 

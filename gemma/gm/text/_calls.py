@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import functools
+from typing import Any
 
 from gemma.gm.text import _output
 from gemma.gm.text import _queue
 from gemma.gm.text import _request
 from gemma.gm.text import _runner
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 
@@ -22,11 +24,13 @@ class Calls:
     runner: The model, and the memory that sampling may take.
     tokenizer: The vocabulary.
     max_batch_size: Most prompts in one batch.
+    stop_strings: Texts that end an answer.
   """
 
   runner: _runner.Runner
   tokenizer: _tokenizer.Tokenizer
   max_batch_size: int
+  stop_strings: _stop_strings.StopStrings | None
 
   def whole(
     self,
@@ -76,23 +80,28 @@ class Calls:
     rows: int,
     batched: bool,
   ) -> Iterator[_output.SamplerOutput]:
-    states = (
-      _first(state, rows).replace(images=request.images)
-      for state in self.runner.run(state, request, often=True)
+    newest = _first(state, rows)
+
+    def states() -> Iterator[_state.SamplingState]:
+      nonlocal newest
+      for now in self.runner.run(state, request, often=True):
+        newest = _first(now, rows).replace(images=request.images)
+        yield newest
+
+    yield from _stream.pieces(
+      states(),
+      self.tokenizer,
+      batched=batched,
+      keep_end=not request.guides,
+      stop_strings=self.stop_strings,
     )
-    keep_end = not request.guides
-    for part in _stream.pieces(
-      states, self.tokenizer, batched=batched, keep_end=keep_end
-    ):
-      yield part
-    state, index = part.state, range(rows)
-    answers = [
-      dataclasses.replace(answer, text='', token_ids=[])
-      for answer in self._read(request, state, index, index, known[:rows])
-    ]
+    index = range(rows)
+    answers = self._read(request, newest, index, index, known[:rows])
     length = self.runner.max_out_length
-    out = _output.pack(answers, state, length, batched=batched)
-    yield dataclasses.replace(out, tokens=part.tokens)
+    out = _output.pack(answers, newest, length, batched=batched)
+    # What was yielded is not said again.
+    nothing: Any = ([''] * rows, [[] for _ in index]) if batched else ('', [])
+    yield dataclasses.replace(out, text=nothing[0], token_ids=nothing[1])
 
   def _at_once(
     self,
@@ -140,6 +149,7 @@ class Calls:
       cached=known,
       cache_length=self.runner.cache_length,
       keep_end=not request.guides,
+      stop_strings=self.stop_strings,
     )
 
 

@@ -1,6 +1,7 @@
 """A conversation with a model."""
 
 import asyncio
+from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,37 +17,21 @@ from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _conversation
 from gemma.gm.text import _dialog
 from gemma.gm.text import _drafts
+from gemma.gm.text import _gate
 from gemma.gm.text import _history
 from gemma.gm.text import _output
 from gemma.gm.text import _reply
 from gemma.gm.text import _runner
 from gemma.gm.text import _sampler
 from gemma.gm.text import _sampling
+from gemma.gm.text import _saved
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
+from gemma.gm.text import _stream
 from gemma.gm.text import _tokenizer
 from gemma.gm.text import _turn
 
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-  """What was said to the model, with its tags.
-
-  Attributes:
-    text: The text as the model saw it.
-  """
-
-  text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-  """What the model said, with its tags.
-
-  Attributes:
-    text: The text as the model wrote it.
-  """
-
-  text: str
+_OF_TURN = ('images', 'multi_turn')  # Options that are not the sampler's.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -56,6 +41,12 @@ class ChatSampler:
   The context of a turn is exactly what was said before it, end tags included,
   but for thoughts. A prompt is text, whatever it says: tags in it are spelled
   out, but for those that say where images go, if there are images.
+
+  One answer at a time: a call waits for those that are in `chat`, in other
+  threads and tasks. While a stream is open, a call that goes on with the
+  conversation raises. `new_conversation`, `restore`, `load` and a call with
+  `multi_turn=False` leave an open stream behind: it goes on, but its answer is
+  not recorded, and it warns at its end.
 
   ```python
   >>> from gemma import gm
@@ -77,6 +68,7 @@ class ChatSampler:
     sampling: How to pick tokens.
     forbidden_tokens: Never sampled.
     stop_tokens: End the answer.
+    stop_strings: Texts that end the answer, and are no part of it.
     cache_length: Tokens that the conversation may have.
     max_out_length: Tokens that an answer may have.
     pad_length: Sizes of the chunks in which prompts go into the cache.
@@ -104,6 +96,7 @@ class ChatSampler:
   sampling: _sampling.SamplingMethod = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
+  stop_strings: Sequence[str] | None = None
   cache_length: int | None = 4096
   max_out_length: int = 2048
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
@@ -116,7 +109,9 @@ class ChatSampler:
   last_state: _state.SamplingState | None = dataclasses.field(
     default=None, repr=False
   )
-  turns: list[Prompt | Response] = dataclasses.field(default_factory=list)
+  turns: list[_turn.Prompt | _turn.Response] = dataclasses.field(
+    default_factory=list
+  )
   finish_reason: _output.FinishReason | None = dataclasses.field(
     default=None, init=False
   )
@@ -126,17 +121,24 @@ class ChatSampler:
   _raw: list[int] = dataclasses.field(init=False, repr=False)
   _base: _turn.Seen = dataclasses.field(init=False, repr=False)
   _usage: _output.Usage | None = dataclasses.field(init=False, repr=False)
+  _entry: _gate.Gate = dataclasses.field(
+    default_factory=_gate.Gate, init=False, repr=False
+  )
 
   def __post_init__(self):
-    if self.turns:
+    if self.turns or self.last_state is not None:
       raise ValueError(
-        'A ChatSampler begins without turns. Give a conversation to restore().'
+        'A ChatSampler begins without turns and last_state. Give a '
+        'conversation to restore().'
       )
     if self.cache_length is None:
       self.cache_length = 4096
     self.tokenizer = self.sampler.tokenizer
     self._silence.since(0)  # Raises if the model can neither think nor call.
     self.new_conversation()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**vars(self), '_entry': _gate.Gate()}  # A copy has its own.
 
   @functools.cached_property
   def sampler(self) -> _sampler.Sampler:
@@ -161,7 +163,7 @@ class ChatSampler:
     return self._usage
 
   def new_conversation(self) -> None:
-    """Forgets what was said."""
+    """Forgets what was said. A stream that is open is left behind."""
     self._begin(self._silence)
 
   def restore(self, messages: _conversation.Messages) -> None:
@@ -183,11 +185,11 @@ class ChatSampler:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the conversation to a JSON file."""
-    self._said.save(path)
+    _saved.write(path, self.messages)
 
   def load(self, path: str | os.PathLike[str]) -> None:
     """Takes up a conversation that `save` wrote; it goes on identically."""
-    self._begin(_history.read(path, self._silence))
+    self.restore(_saved.read(path))
 
   def chat(
     self,
@@ -232,28 +234,39 @@ class ChatSampler:
         conversation is then as before the call.
       TypeError: If the prompt is of no such form.
     """
-    where = self.print_stream if print_stream is None else print_stream
     options |= {
+      'images': images,
       'sampling': sampling,
       'rng': rng,
       'max_new_tokens': max_new_tokens,
+      'multi_turn': multi_turn,
       'sharding': sharding,
     }
-    if not where:
-      turn = self._ask(prompt, images, multi_turn, sharding)
-      out = self.sampler.sample(turn.ids, **turn.options, **options)
-      return self._record(turn, out, out.token_ids)
-    text = ''
-    options |= {'images': images, 'multi_turn': multi_turn}
-    for piece in self.stream(prompt, **options):
-      text += piece
-      _show(piece, where)
-    _show('\n', where)
-    return text
+    return self._chat(_gate.Call(), prompt, print_stream, options)
 
-  async def chat_async(self, prompt: Any, **kwargs: Any) -> str:
-    """`chat` in a thread, while the event loop goes on."""
-    return await asyncio.to_thread(self.chat, prompt, **kwargs)
+  async def chat_async(
+    self, prompt: Any, *, print_stream: Any = None, **options: Any
+  ) -> str:
+    """`chat` in a thread, while the event loop goes on.
+
+    If the task is cancelled, the conversation is as before the call.
+
+    Args:
+      prompt: See `chat`.
+      print_stream: See `chat`.
+      **options: See `chat`.
+
+    Returns:
+      The answer.
+    """
+    call = _gate.Call()
+    try:
+      return await asyncio.to_thread(
+        self._chat, call, prompt, print_stream, options
+      )
+    except asyncio.CancelledError:
+      call.cancelled = True
+      raise
 
   def stream(
     self,
@@ -266,7 +279,8 @@ class ChatSampler:
     """Says something to the model, and yields its answer piece by piece.
 
     Close the iterator to end the answer: what was said up to then is part of
-    the conversation.
+    the conversation. Until it is exhausted or closed, other calls that go on
+    with the conversation raise.
 
     Args:
       prompt: See `chat`.
@@ -276,40 +290,88 @@ class ChatSampler:
 
     Raises:
       ValueError: See `chat`; raised at once.
+      RuntimeError: See `chat`; raised at once.
     """
-    turn = self._ask(prompt, images, multi_turn, options.get('sharding'))
-    outs = self.sampler.sample(turn.ids, stream=True, **turn.options, **options)
-    return self._pieces(turn, outs)
+    options |= {'images': images, 'multi_turn': multi_turn}
+    return self._stream(_gate.Call(), prompt, options)
+
+  def _chat(
+    self, call: _gate.Call, prompt: Any, where: Any, options: dict[str, Any]
+  ) -> str:
+    where = self.print_stream if where is None else where
+    with self._entry.lock:  # Others wait.
+      if where:
+        return _stream.show(self._stream(call, prompt, options), where)
+      try:
+        turn, out = self._begun(call, prompt, options)
+        if not self._record(call, turn, out, out.token_ids):
+          _gate.warn_left_behind(call)
+        return self._speech.whole(self._spoken(out.token_ids)[0])
+      finally:
+        self._entry.leave(call)
+
+  def _stream(
+    self, call: _gate.Call, prompt: Any, options: dict[str, Any]
+  ) -> Generator[str, None, None]:
+    with self._entry.lock:
+      try:
+        turn, outs = self._begun(call, prompt, {**options, 'stream': True})
+      except BaseException:
+        self._entry.leave(call)
+        raise
+      pieces = self._pieces(call, turn, outs)
+      next(pieces)  # Into its `try`: closing it will be noticed.
+      return pieces
+
+  def _begun(
+    self, call: _gate.Call, prompt: Any, options: dict[str, Any]
+  ) -> tuple[_turn.Turn, Any]:
+    """A prompt as a turn, and what the sampler gives for it."""
+    rest = {k: v for k, v in options.items() if k not in _OF_TURN}
+    multi_turn = options.get('multi_turn')
+    multi_turn = self.multi_turn if multi_turn is None else multi_turn
+    self._entry.enter(call, renew=not multi_turn)
+    images, sharding = options.get('images'), options.get('sharding')
+    turn = self._ask(prompt, images, multi_turn, sharding)
+    return turn, self.sampler.sample(turn.ids, **turn.options, **rest)
 
   def _pieces(
-    self, turn: _turn.Turn, outs: Iterator[_output.SamplerOutput]
-  ) -> Iterator[str]:
-    """Pieces of the answer, which is recorded at the end."""
+    self,
+    call: _gate.Call,
+    turn: _turn.Turn,
+    outs: Iterator[_output.SamplerOutput],
+  ) -> Generator[str, None, None]:
+    """Nothing, then pieces of the answer, which is recorded at the end."""
     tokens: list[int] = []
     out: Any = None
-    speech = self._speech
+    speech, held = self._speech, _stop_strings.Held(self.sampler.stops)
     try:
+      yield ''
       for out in outs:
         tokens += out.token_ids
-        if text := ''.join(map(speech.add, out.token_ids)):
+        certain = [t for token in out.token_ids for t in held.add(token)]
+        if text := ''.join(map(speech.add, certain)):
           yield text
-      if text := speech.end():
+      if text := speech.whole(held.end()):
         yield text
+      if not self._record(call, turn, out, tokens):
+        _gate.warn_left_behind(call)
     except GeneratorExit:
       # The device may be ahead of what was said: its state is no good.
-      self._record(turn, None, tokens)
+      if said := tokens[: len(tokens) - held.count]:
+        self._record(call, turn, None, said)
       raise
-    self._record(turn, out, tokens)
+    finally:
+      self._entry.leave(call)
 
   def _ask(
-    self, prompt: Any, images: Any, multi_turn: bool | None, sharding: Any
+    self, prompt: Any, images: Any, multi_turn: bool, sharding: Any
   ) -> _turn.Turn:
     """The conversation with the prompt, and what of it is new to the model.
 
     If later turns will not see all of the model's turn, what they will see of
     this one is put into a state that they can go on from.
     """
-    multi_turn = self.multi_turn if multi_turn is None else multi_turn
     before = self._said if multi_turn else self._silence
     before = dataclasses.replace(
       before, thinking=self.thinking, tools=tuple(self.tools)
@@ -338,41 +400,56 @@ class ChatSampler:
 
   def _record(
     self,
+    call: _gate.Call,
     turn: _turn.Turn,
     out: _output.SamplerOutput | None,
     tokens: list[int],
-  ) -> str:
-    """Makes the turn part of the conversation; returns the answer."""
-    codec = self.sampler.codec
+  ) -> bool:
+    """Makes the turn part of the conversation; False if it may not be."""
+    if not self._entry.admits(call):  # Asked first: others may hold the lock.
+      return False
+    codec, sampled = self.sampler.codec, len(tokens)
+    tokens, whole = self._spoken(tokens)
     reply = _reply.parse_reply(codec, tokens)
-    self._said = turn.history.answer(reply.message, tokens)
-    said = Prompt(text=codec.decode(turn.said))
-    self.turns = [*turn.kept, said, Response(text=codec.decode(tokens))]
-    self.last_state, self.finish_reason, self._usage = None, None, None
-    self.reply = reply
-    if turn.lead:  # Else the model's turn went on, and so did its thoughts.
-      self._base = turn.base_seen
-    end = bool(tokens) and tokens[-1] == codec.special_tokens.EOS
-    # The end of everything is no part of a conversation that goes on.
-    self._raw = turn.context + (tokens[:-1] if end else tokens)
-    if out is not None:
-      self.finish_reason = out.finish_reason
-      self._usage = turn.usage(out.usage)
-      if self._usage.dropped_tokens == turn.dropped:
-        state = out.state
-        self.last_state = state.without_last() if end else state
-    return self._speech.whole(tokens)
+    history = turn.history.answer(reply.message, tokens)
+    said = _turn.Prompt(text=codec.decode(turn.said))
+    turns = [*turn.kept, said, _turn.Response(text=codec.decode(tokens))]
+    usage = None if out is None else turn.usage(out.usage, sampled - whole)
+    with self._entry.lock:
+      if not self._entry.admits(call):
+        return False
+      self._said, self.turns, self.reply = history, turns, reply
+      self.finish_reason = None if out is None else out.finish_reason
+      self.last_state, self._usage = None, usage
+      if turn.lead:  # Else the model's turn went on, and so did its thoughts.
+        self._base = turn.base_seen
+      end = bool(tokens) and tokens[-1] == codec.special_tokens.EOS
+      # The end of everything is no part of a conversation that goes on.
+      self._raw = turn.context + (tokens[:-1] if end else tokens[:whole])
+      if out is not None and turn.can_go_on(out):
+        self.last_state = out.state.without(sampled - whole + end)
+      return True
+
+  def _spoken(self, tokens: list[int]) -> tuple[list[int], int]:
+    """An answer without a stop string, and how many tokens were sampled so."""
+    stops = self.sampler.stops
+    if stops is None:
+      return tokens, len(tokens)
+    return stops.cut(tokens), stops.split(tokens)[0]
 
   def _begin(self, history: _history.History) -> None:
     """Takes up a conversation that the model has not seen yet."""
-    self._said, self._usage, self._base = history, None, _turn.Seen()
-    self.last_state, self.finish_reason, self.reply = None, None, None
-    self.turns = [
-      Response(text=text) if turn.role == 'model' else Prompt(text=text)
+    turns: list[_turn.Prompt | _turn.Response] = [
+      _turn.Response(text) if turn.role == 'model' else _turn.Prompt(text)
       for turn, text in zip(history.turns, history.texts, strict=True)
     ]
     end = self.sampler.codec.special_tokens.END_OF_TURN
-    self._raw = [*history.ids, end] if history.turns else []
+    raw = [*history.ids, end] if history.turns else []
+    with self._entry.lock:
+      self._entry.clear()
+      self._said, self._usage, self._base = history, None, _turn.Seen()
+      self.last_state, self.finish_reason, self.reply = None, None, None
+      self.turns, self._raw = turns, raw
 
   @property
   def _silence(self) -> _history.History:
@@ -388,13 +465,3 @@ class ChatSampler:
   def _speech(self) -> _reply.Speech:
     """The text of an answer to come."""
     return _reply.Speech(self.sampler.codec, thoughts=self.show_thoughts)
-
-
-def _show(text: str, where: Any) -> None:
-  """Prints a piece, or hands it over."""
-  if where is True:
-    print(text, end='', flush=True)
-  elif hasattr(where, 'add'):  # A stream of `dialog`.
-    where.add(text)
-  else:
-    where.write(text)

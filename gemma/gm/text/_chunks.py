@@ -12,6 +12,7 @@ from jaxtyping import Int
 import numpy as np
 
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _numbers
 from gemma.gm.vision import _expand
 
 Ids: TypeAlias = tuple[int, ...]  # Those that stand for one image.
@@ -65,6 +66,23 @@ def cut(
       size = min(s for s in (*sizes, size) if s >= (ends - done).max())
     yield _chunk(ids, done, ends, begins, size, image)
     done = ends
+
+
+def sizes_of(pad_length: int | Sequence[int] | None) -> tuple[int, ...] | None:
+  """Sizes of a piece, as a sampler is given them.
+
+  Raises:
+    ValueError: If one is not a whole number above 0.
+  """
+  if pad_length is None:
+    return None
+  several = isinstance(pad_length, Sequence)
+  sizes = tuple(pad_length) if several else (pad_length,)
+  if not sizes:
+    raise ValueError('pad_length=() has no size. Give some, or None.')
+  for size in sizes:
+    _numbers.whole(1, pad_length=size)
+  return sizes
 
 
 def _chunk(

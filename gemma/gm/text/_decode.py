@@ -83,8 +83,10 @@ def start(
 ) -> _state.SamplingState:
   """Samples the first token behind the prompts; `state` is reused."""
   index = state.cache.length
-  tokens = _step.pick(state, ahead.logits, index, rules=rules, program=program)
-  state = _step.append(state, tokens, ahead, index, state.live, rules.stops)
+  tokens, finite = _step.pick(
+    state, ahead.logits, index, rules=rules, program=program
+  )
+  state = _step.append(state, tokens, ahead, index, state.live, rules, finite)
   return _state.whole(state)
 
 
@@ -200,5 +202,7 @@ def _one_token(
   )
   state = state.replace(cache=cache)
   index = cache.length
-  tokens = _step.pick(state, ahead.logits, index, rules=rules, program=program)
-  return _step.append(state, tokens, ahead, index, active, rules.stops)
+  tokens, finite = _step.pick(
+    state, ahead.logits, index, rules=rules, program=program
+  )
+  return _step.append(state, tokens, ahead, index, active, rules, finite)

@@ -240,8 +240,8 @@ class _Bytes:
 
   def __call__(self, text: str) -> list[int]:
     """How forced text is cut."""
-    for allow_special in (True, False):
-      ids = self._tokenizer.encode(text, allow_special=allow_special)
+    for encode in (self._tokenizer.encode, self._tokenizer.spell):
+      ids = encode(text)
       if b''.join(self.tokens[i] for i in ids) == text.encode():
         return ids
     # It spells an unused token, or has the very sign that stands for a space.

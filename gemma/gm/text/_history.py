@@ -3,10 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
-import os
-import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -14,6 +10,7 @@ import numpy as np
 from gemma.gm.nn import _lora
 from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
+from gemma.gm.text import _exact
 from gemma.gm.text import _formats
 from gemma.gm.text import _images
 from gemma.gm.text import _message
@@ -108,17 +105,21 @@ class History:
       case 'tool':
         return self._respond(message)
       case _:
-        return self.answer(message, message.get('token_ids'))
+        i = len(self.turns)
+        return self.answer(message, _exact.ids_of(self.tokenizer, message, i))
 
   @property
   def messages(self) -> list[dict[str, Any]]:
-    """The conversation as dicts; the model's have their exact `token_ids`."""
+    """The conversation as dicts; the model's have their exact `token_ids`.
+
+    Not if a control token is among them that no message may have.
+    """
     out: list[dict[str, Any]] = []
     if self.system is not None:
       out.append({'role': 'system', 'content': self.system})
     for turn in self.turns:
       message = {'role': turn.role, **turn.message}
-      if turn.role == 'model':
+      if turn.role == 'model' and _exact.can_be_given(self.tokenizer, turn.ids):
         message['token_ids'] = list(turn.ids)
       out.append(message)
     return out
@@ -243,12 +244,9 @@ class History:
             f'The model says an {kind}, but it writes text only. Leave it out.'
           )
       ids = _template.encode_parts(self.tokenizer, parts)
-    special = self.tokenizer.special_tokens
-    ends = [special.__members__[name] for name in self._form.ends]
-    if ids and ids[-1] in (special.EOS, *ends):
-      ids = ids[:-1]
+    ids = _exact.without_end(self.tokenizer, ids)
     kept = {k: v for k, v in message.items() if k not in ('role', 'token_ids')}
-    return self._with(Turn('model', kept, tuple(ids)))
+    return self._with(Turn('model', kept, ids))
 
   def without_oldest(self) -> 'History':
     """From the user's second turn on; the system message stays."""
@@ -265,21 +263,6 @@ class History:
   def can_drop(self) -> bool:
     """Whether the user spoke more than once."""
     return [turn.role for turn in self.turns].count('user') > 1
-
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the conversation as JSON, all of it or nothing."""
-    file = pathlib.Path(path)
-    text = json.dumps(
-      {'messages': self.messages},
-      ensure_ascii=False,
-      indent=1,
-      default=_attach.as_json,
-    )
-    with tempfile.NamedTemporaryFile(
-      'w', dir=file.parent, delete=False, encoding='utf-8'
-    ) as out:
-      out.write(text)
-    os.replace(out.name, file)
 
   @property
   def _form(self) -> _formats.Format:
@@ -345,24 +328,3 @@ class History:
 
   def _with(self, turn: Turn) -> 'History':
     return dataclasses.replace(self, turns=(*self.turns, turn))
-
-
-def read(path: str | os.PathLike[str], empty: History) -> History:
-  """The conversation that `History.save` wrote.
-
-  Args:
-    path: The file.
-    empty: A conversation in which nothing was said.
-
-  Raises:
-    ValueError: If the file is not such a conversation.
-  """
-  text = pathlib.Path(path).read_text(encoding='utf-8')
-  try:
-    messages = json.loads(text)['messages']
-  except (ValueError, KeyError, TypeError) as e:
-    raise ValueError(
-      f'{path} is not a saved conversation: {e!r}. Give a file that '
-      'ChatSampler.save wrote.'
-    ) from e
-  return empty.extend(messages)

@@ -12,10 +12,12 @@ from typing import Literal
 import jax
 import numpy as np
 
+from gemma.gm.text import _past
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
 
-FinishReason = Literal['stop', 'eos', 'length', 'cache_full']
+FinishReason = Literal['stop', 'eos', 'length', 'cache_full', 'nan']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class Answer:
     text: The sampled text, with the end tag if it is visible.
     token_ids: The sampled ids, the stop token included.
     finish_reason: Why it ended: `stop` (end of turn, or a stop token), `eos`
-      (the end of everything), `length` (max_new_tokens) or `cache_full`.
+      (the end of everything), `length` (max_new_tokens), `cache_full`, or `nan`
+      (the logits were NaN or infinite; no token was sampled from these).
     usage: Tokens.
     logprobs: Log-probability of each token.
     top_logprobs: For each token the likeliest ones, as ids and
@@ -101,13 +104,15 @@ class SamplerOutput:
     """Where to go on, as `last_state`.
 
     Raises:
-      ValueError: If the prompts were more than a batch may have.
+      ValueError: If the prompts were more than a batch may have, or a stream
+        has gone on since.
     """
     if self.kept_state is None:
       raise ValueError(
         f'The states of {len(self.text)} prompts are not kept: they took turns '
         f'in a smaller batch. Raise max_batch_size to {len(self.text)}.'
       )
+    _past.check_alive(self.kept_state)
     return self.kept_state
 
 
@@ -120,6 +125,7 @@ def read_answers(
   cached: Sequence[int],
   cache_length: int,
   keep_end: bool = True,
+  stop_strings: _stop_strings.StopStrings | None = None,
 ) -> list[Answer]:
   """Answers of some rows of a state.
 
@@ -131,8 +137,9 @@ def read_answers(
     cached: Tokens of each that did not have to be computed.
     cache_length: Most tokens that a row may have.
     keep_end: Whether texts keep their end tag.
+    stop_strings: Texts that end an answer, and are left out of it.
   """
-  names = 'predicted_tokens', 'count', 'done', 'limit', 'dropped'
+  names = 'predicted_tokens', 'count', 'done', 'nan', 'limit', 'dropped'
   values = {name: getattr(state, name) for name in names}
   values |= {'used': state.used_cache_length, 'trace': vars(state.trace)}
   host = jax.device_get(values)
@@ -150,16 +157,21 @@ def read_answers(
       context_tokens=int(host['used'][row]),
       cache_length=cache_length,
     )
-    limit = int(host['limit'][row])
-    if host['done'][row]:
-      eos = ids[-1] == tokenizer.special_tokens.EOS
-      reason: FinishReason = 'eos' if eos else 'stop'
-    else:
-      reason = 'length' if count >= limit else 'cache_full'
-    whole = keep_end or not host['done'][row]
+    ended = bool(host['done'][row])
+    reason: FinishReason = 'stop'
+    if host['nan'][row]:
+      reason = 'nan'
+    elif not ended:
+      at_limit = count >= int(host['limit'][row])
+      reason = 'length' if at_limit else 'cache_full'
+    elif ids[-1] == tokenizer.special_tokens.EOS:
+      reason = 'eos'
+    shown = ids if keep_end or not ended else ids[:-1]
+    if stop_strings is not None:
+      shown = stop_strings.cut(shown)
     answers.append(
       Answer(
-        text=tokenizer.decode(ids if whole else ids[:-1]),
+        text=tokenizer.decode(shown),
         token_ids=ids,
         finish_reason=reason,
         usage=usage,

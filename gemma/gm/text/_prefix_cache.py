@@ -97,7 +97,7 @@ class PrefixCache:
 
   def clear(self) -> None:
     """Forgets everything, for example when the parameters have changed."""
-    self._entries.clear()
+    self._entries = {}
     self._owner = ()
 
   def bind(self, *objects: object) -> None:
@@ -126,7 +126,8 @@ class PrefixCache:
       has in common with the prompt, though it may have to be computed again.
     """
     best, source, common = 0, None, 0
-    for kept, caches in self._entries.items():
+    entries = self._entries
+    for kept, caches in entries.items():
       n = common_prefix([kept, ids])
       common = max(common, n)
       fits = caches.model.cache_length <= most
@@ -134,15 +135,22 @@ class PrefixCache:
         best, source = n, kept
     if source is None:
       return 0, None, common
-    caches = self._entries.pop(source)
-    self._entries[source] = caches  # Now the most recently used.
+    caches = entries[source]
+    self._renew(source, caches)
     return best, caches.cut(best), common
 
   def store(self, ids: Sequence[int], caches: Caches) -> None:
     """Keeps a copy of caches of one row."""
-    self._entries[tuple(ids)] = jax.tree.map(jnp.copy, caches)
-    while len(self._entries) > self.max_entries:
-      self._entries.pop(next(iter(self._entries)))
+    self._renew(tuple(ids), jax.tree.map(jnp.copy, caches))
+
+  def _renew(self, ids: tuple[int, ...], caches: Caches) -> None:
+    """Makes an entry the most recently used, and drops those beyond the most.
+
+    The entries are replaced as a whole: other threads may be reading them.
+    """
+    rest = {kept: c for kept, c in self._entries.items() if kept != ids}
+    entries = [*rest.items(), (ids, caches)]
+    self._entries = dict(entries[max(0, len(entries) - self.max_entries) :])
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

@@ -142,13 +142,17 @@ def _encode_one(
 ) -> tuple[list[int], list[Any]]:
   """Token ids with one for each image, and the images."""
   if isinstance(prompt, str):
-    if images and not allow_special:  # The one tag that means something then.
-      ids = _attach.encode_text(tokenizer, prompt)
-      return [tokenizer.special_tokens.BOS] * add_bos + ids, images
-    if allow_special and prompt.startswith(_BOS):  # Rendered by a template.
-      prompt, add_bos = prompt.removeprefix(_BOS), True
-    ids = tokenizer.encode(prompt, add_bos=add_bos, allow_special=allow_special)
-    return ids, images
+    if allow_special:
+      if prompt.startswith(_BOS):  # Rendered by a template.
+        prompt, add_bos = prompt.removeprefix(_BOS), True
+      return tokenizer.encode(prompt, add_bos=add_bos), images
+    # The tag of an image is the one that means something then.
+    ids = (
+      _attach.encode_text(tokenizer, prompt)
+      if images
+      else tokenizer.spell(prompt)
+    )
+    return [tokenizer.special_tokens.BOS] * add_bos + ids, images
   if _conversation.is_conversation(prompt):
     said = _attach.with_images(prompt, images)
     ids = _template.encode_said(

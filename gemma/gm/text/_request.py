@@ -12,6 +12,7 @@ import numpy as np
 from gemma.gm.sharding import _processes
 from gemma.gm.text import _album
 from gemma.gm.text import _grammar
+from gemma.gm.text import _numbers
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
 from gemma.gm.text import _state
@@ -142,18 +143,21 @@ def limits_of(
     most: The most.
 
   Raises:
-    ValueError: If numbers are too many, too few, too large or too small.
+    TypeError: If one is not a number.
+    ValueError: If numbers are too many, too few, too large or too small, or not
+      whole.
   """
-  if max_new_tokens is None or isinstance(max_new_tokens, int | np.integer):
-    limits = [int(max_new_tokens or most)] * rows
-  else:
-    limits = [int(limit) for limit in max_new_tokens]
-  if len(limits) != rows:
+  if max_new_tokens is None:
+    max_new_tokens = most
+  several = isinstance(max_new_tokens, Sequence | np.ndarray | jax.Array)
+  given = [*max_new_tokens] if several else [max_new_tokens] * rows
+  if len(given) != rows:
     raise ValueError(
-      f'max_new_tokens has {len(limits)} numbers for {rows} prompts.'
+      f'max_new_tokens has {len(given)} numbers for {rows} prompts.'
     )
-  if min(limits) < 1:
-    raise ValueError(f'max_new_tokens={min(limits)} is below 1.')
+  for limit in given:
+    _numbers.whole(1, max_new_tokens=limit)
+  limits = [int(limit) for limit in given]
   if max(limits) > most:
     raise ValueError(
       'max_new_tokens should be smaller or equal to max_out_length: '
@@ -162,15 +166,34 @@ def limits_of(
   return limits
 
 
-def as_key(rng: int | jax.Array | None) -> jax.Array:
+def as_key(rng: int | np.integer | jax.Array | None) -> jax.Array:
   """A typed random key from a seed, a key of either kind, or by chance."""
   if rng is None:
     rng = _processes.of_first(random.getrandbits(31))
   if isinstance(rng, int | np.integer):
-    return jax.random.key(int(rng))
-  if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-    return rng
-  return jax.random.wrap_key_data(rng)
+    return _key_of_seed(int(rng))
+  if not isinstance(rng, jax.Array | np.ndarray):
+    raise TypeError(
+      f'rng={rng!r} is a {type(rng).__name__}. Give a whole number or a random '
+      'key.'
+    )
+  if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    rng = jax.random.wrap_key_data(jnp.asarray(rng))
+  if rng.ndim:
+    raise ValueError(f'rng has shape {rng.shape}. Give one random key.')
+  return rng
+
+
+def _key_of_seed(seed: int) -> jax.Array:
+  """The key that JAX makes of a seed; of one beyond int64, by its words."""
+  if -(1 << 63) <= seed < 1 << 63:
+    return jax.random.key(seed)
+  key = jax.random.key(seed < 0)
+  seed = abs(seed)
+  while seed:
+    key = jax.random.fold_in(key, np.uint32(seed & 0xFFFFFFFF))
+    seed >>= 32
+  return key
 
 
 def check_logprobs(logprobs: int | None, size: int) -> None:

@@ -9,6 +9,7 @@ from gemma.gm.nn import _config
 from gemma.gm.nn import _lora
 from gemma.gm.text import _state
 from gemma.gm.text import _step
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
 
 Tokens = Sequence[str | int] | None
@@ -40,6 +41,7 @@ def make_rules(
   *,
   forbidden: Tokens,
   stops: Tokens,
+  texts: _stop_strings.StopStrings | None,
 ) -> _step.Rules:
   """Roles of tokens.
 
@@ -48,9 +50,11 @@ def make_rules(
     config: The model's table.
     forbidden: Tokens that are never sampled besides.
     stops: Tokens that end a text besides.
+    texts: What finds texts that end a text.
 
   Raises:
-    ValueError: If one is not a single token, or outside of the table.
+    ValueError: If one is not a single token, or outside of the table, or all
+      tokens are forbidden.
   """
   special, size = tokenizer.special_tokens, config.num_embed
   real = min(tokenizer.vocab_size, config.vocab_size or size)
@@ -58,6 +62,11 @@ def make_rules(
   banned[[_state.PAD, *_ids(tokenizer, forbidden, size)]] = True
   # A small model may have no row for an image token.
   banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
+  if banned.all():
+    raise ValueError(
+      f'All {real} tokens are forbidden. Take at least one out of '
+      'forbidden_tokens.'
+    )
   ends = [special.EOS, special.END_OF_TURN]
   # A call of a tool ends the model's turn too, where the vocabulary has one.
   tool = special.__members__.get('BEGIN_OF_TOOL_RESPONSE')
@@ -69,6 +78,7 @@ def make_rules(
     banned=jnp.asarray(banned),
     stops=jnp.asarray(stopping),
     end=jnp.int32(special.EOS),
+    texts=None if texts is None else jnp.asarray(texts.table(size)),
   )
 
 
@@ -94,6 +104,6 @@ def _single_id(
   if len(ids) != 1:
     raise ValueError(
       f'Stop and forbidden tokens must map to single token ids; {token!r} is '
-      f'{tokenizer.split(token)}.'
+      f'{tokenizer.split(token)}. To stop at a text, use stop_strings.'
     )
   return ids[0]

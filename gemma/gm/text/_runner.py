@@ -331,6 +331,8 @@ class Runner:
       count=jnp.zeros(rows, jnp.int32),
       limit=jnp.asarray(request.limits, jnp.int32),
       done=jnp.zeros(rows, bool),
+      nan=jnp.zeros(rows, bool),
+      match=jnp.zeros(rows, jnp.int32),
       last_token=jnp.zeros(rows, jnp.int32),
       predicted_tokens=jnp.zeros((rows, self.max_out_length), jnp.int32),
       context=_padded(contexts, capacity + 1),

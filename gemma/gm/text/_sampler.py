@@ -17,9 +17,12 @@ from gemma.gm.sharding import _mesh
 from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _album
 from gemma.gm.text import _calls
+from gemma.gm.text import _chunks
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _images
+from gemma.gm.text import _numbers
+from gemma.gm.text import _past
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt
 from gemma.gm.text import _request
@@ -31,6 +34,7 @@ from gemma.gm.text import _scoring
 from gemma.gm.text import _settings
 from gemma.gm.text import _state
 from gemma.gm.text import _step
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
 
 Sampling = _sampling.SamplingMethod | Sequence[_sampling.SamplingMethod]
@@ -61,6 +65,9 @@ class Sampler:
     forbidden_tokens: Never sampled, besides those of the tokenizer; ids, or
       texts that are one token.
     stop_tokens: End the text, besides end of turn and end of sequence.
+    stop_strings: Texts that end the answer, whatever tokens they are in. The
+      text comes without them, whole or streamed; `token_ids` and the state have
+      all that was sampled.
     cache_length: Most tokens of a prompt and its answer together. The cache
       begins small, and doubles as it fills.
     max_out_length: Tokens that an answer may have.
@@ -87,6 +94,7 @@ class Sampler:
   sampling: Sampling = _sampling.Greedy()
   forbidden_tokens: Sequence[str | int] | None = None
   stop_tokens: Sequence[str | int] | None = None
+  stop_strings: Sequence[str] | None = None
   cache_length: int = 4096
   max_out_length: int = 2048
   pad_length: int | tuple[int, ...] | None = (64, 256, 1024)
@@ -100,8 +108,11 @@ class Sampler:
   def __post_init__(self):
     self.tokenizer = self.codec
     for name in ('cache_length', 'max_out_length', 'max_batch_size'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f'{name}={value} must be at least 1.')
+      _numbers.whole(1, **{name: value})
+    _chunks.sizes_of(self.pad_length)  # Raises if there is no such size.
     if self.on_full not in ('error', 'stop', 'roll'):
       raise ValueError(
         f"on_full={self.on_full!r} is not one of 'error', 'stop', 'roll'."
@@ -112,6 +123,7 @@ class Sampler:
         f'cache_length={self.cache_length} to be at least 2.'
       )
     _drafts.check(self.draft, self.model)
+    _stop_strings.check(self.stop_strings)
 
   def sample(
     self,
@@ -179,7 +191,8 @@ class Sampler:
     Raises:
       ValueError: If a prompt is empty, does not fit into the cache, or has an
         id outside of the table, if images and their places differ in number,
-        if the model does not see or hear, or arguments do not go together.
+        if the model does not see or hear, if arguments do not go together, or
+        if `last_state` or the parameters were deleted, or are of another model.
         Images that cannot be read raise as `gm.vision.read_image` does, with a
         note on which one it is.
     """
@@ -189,6 +202,8 @@ class Sampler:
         'Leave it out.'
       )
     _request.check_logprobs(logprobs, self.model.config.num_embed)
+    _past.check_params(self._params)
+    _past.check_state(last_state, self.model, self._params)
     prompts = self._encoded(prompt, images, add_bos=last_state is None)
     request = self._new_request(
       prompts.rows,
@@ -241,6 +256,7 @@ class Sampler:
     Returns:
       A `Score`, or a list for a batch.
     """
+    _past.check_params(self._params)
     prompts = self._encoded(texts, images)
     with _mesh.use_mesh(self._runner.mesh):
       scores = _scoring.score(
@@ -269,6 +285,7 @@ class Sampler:
     Returns:
       `float32[D]`, or `float32[B, D]` for a batch.
     """
+    _past.check_params(self._params)
     prompts = self._encoded(texts, images)
     with _mesh.use_mesh(self._runner.mesh):
       out = _scoring.embed(
@@ -321,18 +338,25 @@ class Sampler:
     return _rules.resolve_tokenizer(self.model, self.tokenizer)
 
   @functools.cached_property
+  def stops(self) -> _stop_strings.StopStrings | None:
+    """What finds the stop strings; None if there are none."""
+    if not self.stop_strings:
+      return None
+    return _stop_strings.StopStrings(self.codec, self.stop_strings)
+
+  @functools.cached_property
   def _model(self) -> _lora.Model:
     """The model, free to return what is asked of it."""
     return _drafts.free(self.model)
 
   @functools.cached_property
   def _runner(self) -> _runner.Runner:
-    buckets = self.pad_length
     rules = _rules.make_rules(
       self.codec,
       self.model.config,
       forbidden=self.forbidden_tokens,
       stops=self.stop_tokens,
+      texts=self.stops,
     )
     return _runner.Runner(
       model=self._model,
@@ -340,7 +364,7 @@ class Sampler:
       rules=_mesh.on_mesh(rules, _mesh.mesh_of(self._params)),
       cache_length=self.cache_length,
       on_full=self.on_full,
-      buckets=(buckets,) if isinstance(buckets, int) else buckets,
+      buckets=_chunks.sizes_of(self.pad_length),
       max_out_length=self.max_out_length,
       draft=self.draft,
       prefix_cache=self.prefix_cache,
@@ -357,6 +381,7 @@ class Sampler:
   @functools.cached_property
   def _params(self) -> Mapping[str, Any]:
     """The parameters where they belong."""
+    _past.check_params(self.params)
     if self.sharding is None or self._placed is None:
       return _place.automatic(self.params)
     return jax.device_put(self.params, self._placed(self.params))
@@ -375,6 +400,7 @@ class Sampler:
       runner=self._runner,
       tokenizer=self.codec,
       max_batch_size=self.max_batch_size,
+      stop_strings=self.stops,
     )
 
   def _encoded(

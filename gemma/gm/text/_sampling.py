@@ -22,10 +22,13 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import UInt32
+import numpy as np
 
+from gemma.gm.text import _numbers
 from gemma.gm.text import _settings
 
 Rng = Key[Array, ''] | UInt32[Array, '2']
+_MOST_REPETITION = 1e6
 
 
 class SamplingMethod(abc.ABC):
@@ -90,7 +93,7 @@ class RandomSampling(Stage):
   temperature: float = 1.0
 
   def __post_init__(self):
-    _at_least(0, temperature=self.temperature)
+    _numbers.at_least(0, temperature=self.temperature)
 
   def numbers(self) -> Mapping[str, Any]:
     return {'temperature': self.temperature}
@@ -109,8 +112,8 @@ class TopkSampling(Stage):
   k: int = 1
 
   def __post_init__(self):
-    _at_least(0, temperature=self.temperature)
-    _at_least(1, k=self.k)
+    _numbers.at_least(0, temperature=self.temperature)
+    _numbers.whole(1, k=self.k)
 
   def numbers(self) -> Mapping[str, Any]:
     return {'temperature': self.temperature, 'top_k': self.k}
@@ -132,8 +135,8 @@ class TopPSampling(Stage):
   temperature: float = 1.0
 
   def __post_init__(self):
-    _at_least(0, temperature=self.temperature)
-    _check_probability(self.p)
+    _numbers.at_least(0, temperature=self.temperature)
+    _numbers.probability(self.p)
 
   def numbers(self) -> Mapping[str, Any]:
     return {'temperature': self.temperature, 'top_p': self.p}
@@ -152,8 +155,8 @@ class MinP(Stage):
   temperature: float = 1.0
 
   def __post_init__(self):
-    _at_least(0, temperature=self.temperature)
-    _check_probability(self.p)
+    _numbers.at_least(0, temperature=self.temperature)
+    _numbers.probability(self.p)
 
   def numbers(self) -> Mapping[str, Any]:
     return {'temperature': self.temperature, 'min_p': self.p}
@@ -162,6 +165,8 @@ class MinP(Stage):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Penalties(Stage):
   """Makes tokens less likely that came before. Combine it in a `Chain`.
+
+  Without a temperature beside it, a sampler is greedy.
 
   Attributes:
     repetition: Scores of tokens in the prompt or the answer are divided by it
@@ -176,8 +181,14 @@ class Penalties(Stage):
   presence: float = 0.0
 
   def __post_init__(self):
+    _numbers.at_least(-_numbers.LARGEST, **dataclasses.asdict(self))
     if self.repetition <= 0:
       raise ValueError(f'repetition={self.repetition} must be above 0.')
+    if not 1 / _MOST_REPETITION <= self.repetition <= _MOST_REPETITION:
+      raise ValueError(
+        f'repetition={self.repetition} must be between '
+        f'{1 / _MOST_REPETITION:g} and {_MOST_REPETITION:g}.'
+      )
 
   def numbers(self) -> Mapping[str, Any]:
     return dataclasses.asdict(self)
@@ -187,11 +198,25 @@ class Penalties(Stage):
 class LogitBias(Stage):
   """Adds to the scores of some tokens. Combine it in a `Chain`.
 
+  Without a temperature beside it, a sampler is greedy. To forbid tokens, use
+  the sampler's `forbidden_tokens`.
+
   Attributes:
-    bias: What to add, by token id.
+    bias: What to add, by token id; finite.
   """
 
   bias: Mapping[int, float]
+
+  def __post_init__(self):
+    for token, value in self.bias.items():
+      if not isinstance(token, int | np.integer):
+        raise TypeError(
+          f'LogitBias has token {token!r}, a {type(token).__name__}. Give ids.'
+        )
+      try:
+        _numbers.real(f'The bias of token {token}', value)
+      except ValueError as e:
+        raise ValueError(f'{e} forbidden_tokens forbids tokens.') from None
 
   def numbers(self) -> Mapping[str, Any]:
     return {'bias': self.bias}
@@ -283,6 +308,8 @@ def resolve(
       'library may differ.'
     )
   numbers = [m.numbers() if isinstance(m, Stage) else {} for m in methods]
+  if own[0] is None:  # Penalties and biases set no temperature: greedy.
+    numbers = [{'temperature': 0.0, **row} for row in numbers]
   return numbers, own[0]
 
 
@@ -290,17 +317,3 @@ def _own(method: SamplingMethod) -> SamplingMethod | None:
   if isinstance(method, Chain):
     return next(iter(method.own), None)
   return None if isinstance(method, Stage) else method
-
-
-def _at_least(least: float, **fields: float) -> None:
-  for name, value in fields.items():
-    if not value >= least:
-      raise ValueError(
-        f'{name}={value} is below {least}.'
-        + (' 0 is greedy.' if name == 'temperature' else '')
-      )
-
-
-def _check_probability(p: float) -> None:
-  if not 0 < p <= 1:
-    raise ValueError(f'p={p} is not a probability above 0.')

@@ -32,6 +32,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 Numbers = Mapping[str, Any]
 _BLOCK = 512  # Tokens of a block in `sample`.
+# Lower temperatures count as this one: logits divided by it stay finite.
+_COLDEST = 1e-6
 
 
 class Settings(struct.PyTreeNode):
@@ -125,7 +127,8 @@ def shape_logits(
   """
   logits = adjust(logits, settings, seen)
   heat = settings.temperature
-  logits = logits / jnp.where(heat > 0, heat, 1)[:, None]
+  heat_or_1 = jnp.where(heat > 0, jnp.maximum(heat, _COLDEST), 1)
+  logits = logits / heat_or_1[:, None]
   for wanted, among, number in (
     (settings.top_k > 0, _select.among_top_k, settings.top_k),
     (settings.top_p < 1, _select.among_top_p, settings.top_p),
@@ -133,11 +136,16 @@ def shape_logits(
   ):
     logits = jax.lax.cond(
       jnp.any(wanted & (heat > 0)),
-      lambda x, f=among, n=number: jnp.where(f(x, n), x, -jnp.inf),
+      lambda x, f=among, n=number: _kept(f(x, n), x),
       lambda x: x,
       logits,
     )
   return logits
+
+
+def _kept(among: Bool[Array, 'B V'], x: Float[Array, 'B V']) -> jax.Array:
+  """The logits that a filter keeps; NaN stays, so that it is found later."""
+  return jnp.where(among | jnp.isnan(x), x, -jnp.inf)
 
 
 def adjust(

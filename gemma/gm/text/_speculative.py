@@ -85,8 +85,9 @@ def step(
     rules=rules,
     program=program,
   )
-  # Take back what was fed and not kept.
-  kept = length + state.count - before
+  # Take back what was fed and not kept. The newest token is not fed yet, but
+  # for rows that end without one.
+  kept = length + state.count - before + (active & state.nan)
   draft = state.draft_cache
   return state.replace(
     cache=state.cache.replace(length=kept),
@@ -127,8 +128,9 @@ def _keep(
       p = _settings.distribution(logits, state.settings.temperature)
       guessed = j < guesses.count
       tokens, kept = _accept(p, q, guess, guessed, _step.token_keys(state))
+      finite = _step.chose_finite(logits, tokens)
       new = _step.append(
-        state, tokens, prediction, index + j, alive, rules.stops
+        state, tokens, prediction, index + j, alive, rules, finite
       )
       return new, alive & kept & new.live
 

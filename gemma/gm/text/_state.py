@@ -24,6 +24,7 @@ import numpy as np
 from gemma.gm.math import _partition
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _settings
 
 PAD = _transformer.PAD
@@ -77,6 +78,9 @@ class SamplingState(struct.PyTreeNode):
     count: Tokens sampled by this call so far.
     limit: Tokens that it may sample.
     done: Rows that sampled a stop token.
+    nan: Rows that ended because their logits were not finite.
+    match: What each answer ends with that a stop string begins with; see
+      `StopStrings`.
     last_token: The newest token of each row, not in the cache yet. It is 0 if
       all are.
     predicted_tokens: The sampled tokens; 0 behind the end of a row.
@@ -96,6 +100,8 @@ class SamplingState(struct.PyTreeNode):
   count: Int[Array, 'B']
   limit: Int[Array, 'B']
   done: Bool[Array, 'B']
+  nan: Bool[Array, 'B']
+  match: Int[Array, 'B']
   last_token: Int[Array, 'B']
   predicted_tokens: Int[Array, 'B M']
   context: Int[Array, 'B P']
@@ -116,7 +122,7 @@ class SamplingState(struct.PyTreeNode):
   @property
   def live(self) -> Bool[Array, 'B']:
     """Rows that are to go on, if there is room for them."""
-    return ~self.done & (self.count < self.limit)
+    return ~self.done & ~self.nan & (self.count < self.limit)
 
   @property
   def step(self) -> Int[Array, '']:
@@ -171,6 +177,26 @@ class SamplingState(struct.PyTreeNode):
   def without_last(self) -> 'SamplingState':
     """The same state, as if the newest token had not been sampled."""
     return self.replace(last_token=jnp.full_like(self.last_token, PAD))
+
+  def without(self, count: int) -> 'SamplingState | None':
+    """The state of one row without its newest tokens.
+
+    None if sliding layers have overwritten what the rest needs.
+
+    Args:
+      count: How many.
+    """
+    if not count:
+      return self
+    caches = _prefix_cache.Caches(self.cache, self.draft_cache)
+    have = int(self.cache.length[0])
+    left = int(self.used_cache_length[0]) - count
+    if not caches.can_cut(have, left):
+      return None
+    caches = caches.cut(left)
+    return self.without_last().replace(
+      cache=caches.model, draft_cache=caches.draft
+    )
 
   def contexts(self) -> list[list[int]]:
     """Every token of each row, as lists."""

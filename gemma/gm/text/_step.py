@@ -1,7 +1,8 @@
 """One token of every row: from logits to the state that holds it.
 
-Axes: B batch, *B any batch dims, L length, N images of it, V vocab, D model, S
-capacity of the cache, or soft tokens of an image.
+Axes: B batch, *B any batch dims, L length, N images of it, or states of
+`StopStrings`, V vocab, D model, S capacity of the cache, or soft tokens of an
+image.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class Rules(struct.PyTreeNode):
   Attributes:
     banned: Never sampled.
     stops: End their row.
+    texts: The state of `StopStrings` after each state and token, if there are
+      texts that end a row.
     end: What ends a row for which a user's mask leaves nothing.
     allowed: If given, all that each row may sample next.
   """
@@ -44,6 +47,7 @@ class Rules(struct.PyTreeNode):
   stops: Bool[Array, 'V']
   end: Int[Array, '']
   allowed: Bool[Array, 'B V'] | None = None
+  texts: Int[Array, 'N V'] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +127,7 @@ def shaped_logits(
   if program.logits_mask is not None:
     allowed = jax.vmap(program.logits_mask)(state.context, index)
     logits = jnp.where(allowed, logits, -jnp.inf)
-    none = ~jnp.any(logits > -jnp.inf, axis=-1, keepdims=True)
+    none = jnp.all(logits == -jnp.inf, axis=-1, keepdims=True)
     end = jnp.arange(logits.shape[-1])[None] == rules.end
     logits = jnp.where(none & end, 0, logits)
   return _settings.shape_logits(logits, state.settings, state.seen)
@@ -136,13 +140,32 @@ def pick(
   *,
   rules: Rules,
   program: Program,
-) -> Int[Array, 'B']:
-  """The next token of each row; arguments as `shaped_logits`."""
-  logits = shaped_logits(state, logits, index, rules=rules, program=program)
+) -> tuple[Int[Array, 'B'], Bool[Array, 'B']]:
+  """The next token of each row, and whether its logits were finite.
+
+  Arguments as `shaped_logits`.
+  """
+  shaped = shaped_logits(state, logits, index, rules=rules, program=program)
   keys = token_keys(state)
   if program.method is None:
-    return _settings.draw(logits, keys, state.settings.temperature)
-  return jax.vmap(program.method.get_next_tokens)(logits, keys)
+    tokens = _settings.draw(shaped, keys, state.settings.temperature)
+    return tokens, chose_finite(shaped, tokens)
+  tokens = jax.vmap(program.method.get_next_tokens)(shaped, keys)
+  # A method of the user's own may take what no other would.
+  return tokens, chose_finite(logits, tokens)
+
+
+def chose_finite(
+  logits: Float[Array, 'B V'], tokens: Int[Array, 'B']
+) -> Bool[Array, 'B']:
+  """Whether the logit of each row's token is finite.
+
+  If any logit is NaN or infinite, this one is not: the largest is then NaN or
+  infinite, and a draw falls on padding, whose logit is minus infinity. So one
+  logit of each row tells, and no other pass over the vocabulary is needed.
+  """
+  chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)
+  return jnp.isfinite(chosen[:, 0])
 
 
 def append(
@@ -151,9 +174,12 @@ def append(
   prediction: Prediction,
   index: Int[Array, 'B'],
   active: Bool[Array, 'B'],
-  stops: Bool[Array, 'V'],
+  rules: Rules,
+  finite: Bool[Array, 'B'],
 ) -> _state.SamplingState:
   """Records a sampled token of each active row.
+
+  A row whose logits were not finite ends without the token.
 
   Args:
     state: What came before.
@@ -161,17 +187,25 @@ def append(
     prediction: What they were sampled from.
     index: Their place in their row.
     active: Rows that take part.
-    stops: Tokens that end their row.
+    rules: Roles of tokens.
+    finite: Rows whose logits were finite.
   """
+  failed, active = active & ~finite, active & finite
   tokens = jnp.where(active, tokens, PAD).astype(jnp.int32)
   place = jnp.where(active, state.count, state.predicted_tokens.shape[1])
   index = jnp.where(active, index, state.context.shape[1])
   row = jnp.arange(tokens.shape[0])
-  seen = state.seen
+  seen, ended, match = state.seen, rules.stops[tokens], state.match
+  if rules.texts is not None:
+    match = jnp.where(active, rules.texts[match, tokens], match)
+    ended |= match == rules.texts.shape[0] - 1
   return state.replace(
     count=state.count + active,
-    done=state.done | (active & stops[tokens]),
-    last_token=jnp.where(active, tokens, state.last_token),
+    done=state.done | (active & ended),
+    match=match.astype(jnp.int32),
+    nan=state.nan | failed,
+    # A row that ends without a token has all of its own in the cache.
+    last_token=jnp.where(active | failed, tokens, state.last_token),
     predicted_tokens=state.predicted_tokens.at[row, place].set(
       tokens, mode='drop'
     ),

@@ -1,6 +1,9 @@
 """Answers piece by piece."""
 
+from collections.abc import Generator
 from collections.abc import Iterator
+import contextlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,7 +11,34 @@ import numpy as np
 from gemma.gm.text import _detokenizer
 from gemma.gm.text import _output
 from gemma.gm.text import _state
+from gemma.gm.text import _stop_strings
 from gemma.gm.text import _tokenizer
+
+
+class Row:
+  """Text of a growing answer, without splitting a character or stop string."""
+
+  def __init__(
+    self,
+    tokenizer: _tokenizer.Tokenizer,
+    stop_strings: _stop_strings.StopStrings | None,
+  ):
+    """Starts without a token.
+
+    Args:
+      tokenizer: The vocabulary.
+      stop_strings: Texts that end the answer.
+    """
+    self._held = _stop_strings.Held(stop_strings)
+    self._text = _detokenizer.Detokenizer(tokenizer)
+
+  def add(self, token: int) -> str:
+    """The text that is certain after one more token."""
+    return ''.join(map(self._text.add, self._held.add(token)))
+
+  def flush(self) -> str:
+    """The rest of the text."""
+    return ''.join(map(self._text.add, self._held.end())) + self._text.flush()
 
 
 def pieces(
@@ -17,6 +47,7 @@ def pieces(
   *,
   batched: bool,
   keep_end: bool = True,
+  stop_strings: _stop_strings.StopStrings | None = None,
 ) -> Iterator[_output.SamplerOutput]:
   """The text of each step, without splitting a character.
 
@@ -25,15 +56,16 @@ def pieces(
     tokenizer: The vocabulary.
     batched: Whether to give a list with a piece for each row.
     keep_end: Whether texts keep their end tag.
+    stop_strings: Texts that end an answer. No part of one is shown.
   """
   seen = np.zeros(0, np.int32)
-  rows: list[_detokenizer.Detokenizer] = []
+  rows: list[Row] = []
   for state in states:
     predicted, counts, done = jax.device_get(
       (state.predicted_tokens, state.count, state.done)
     )
     if not rows:
-      rows = [_detokenizer.Detokenizer(tokenizer) for _ in counts]
+      rows = [Row(tokenizer, stop_strings) for _ in counts]
       seen = np.zeros_like(counts)
     for step in range(int(np.max(counts - seen))):
       new = [
@@ -65,3 +97,23 @@ def _piece(
     token_ids=new if batched else new[0],
     kept_state=state,
   )
+
+
+def show(pieces: Generator[str, None, None], where: Any) -> str:
+  """Prints an answer as it comes, or hands it over; returns all of it."""
+  text = ''
+  with contextlib.closing(pieces):
+    for piece in pieces:
+      text += piece
+      _put(piece, where)
+  _put('\n', where)
+  return text
+
+
+def _put(text: str, where: Any) -> None:
+  if where is True:
+    print(text, end='', flush=True)
+  elif hasattr(where, 'add'):  # A stream of `dialog`.
+    where.add(text)
+  else:
+    where.write(text)

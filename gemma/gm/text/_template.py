@@ -209,7 +209,7 @@ def encode_parts(
   ids: list[int] = []
   for is_text, group in itertools.groupby(pieces, lambda p: isinstance(p, str)):
     if is_text:  # Texts side by side are one text.
-      ids += tokenizer.encode(''.join(map(str, group)), allow_special=False)
+      ids += tokenizer.spell(''.join(map(str, group)))
     else:
       ids += map(int, group)
   return ids

@@ -134,15 +134,30 @@ class Tokenizer:
     """
     if not isinstance(text, str):
       ids = self._vocabulary.tokens(text, allow_control=allow_special)
-    elif allow_special:
-      ids = self._vocabulary.encode(text)
     else:
-      ids = self._vocabulary.spell(text)
+      ids = self._vocabulary.encode(text)
+      ids = ids if allow_special else self._vocabulary.spelled(ids)
     if add_bos:
       ids = [self.special_tokens.BOS, *ids]
     if add_eos:
       ids = [*ids, self.special_tokens.EOS]
     return ids
+
+  def spell(self, text: str | list[str]) -> list[int]:
+    """Token ids of a text without control tokens: tags in it are spelled out.
+
+    The same as `encode(text, allow_special=False)`, but of a subclass whose
+    `encode` cuts text in its own way too.
+
+    Args:
+      text: See `encode`.
+
+    Raises:
+      ValueError: See `encode`.
+    """
+    if not isinstance(text, str):
+      return self._vocabulary.tokens(text, allow_control=False)
+    return self._vocabulary.spelled(self.encode(text))
 
   def decode(self, ids: Any) -> str:
     """Text of an id, a list of ids, or a 0-d or 1-d array.

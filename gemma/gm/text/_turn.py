@@ -12,6 +12,28 @@ from gemma.gm.text import _state
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt:
+  """What was said to the model, with its tags.
+
+  Attributes:
+    text: The text as the model saw it.
+  """
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+  """What the model said, with its tags.
+
+  Attributes:
+    text: The text as the model wrote it.
+  """
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Seen:
   """What the model has seen.
 
@@ -85,9 +107,22 @@ class Turn:
       self, ids=self.lead, images=[], state=state, base=base
     )
 
-  def usage(self, usage: _output.Usage) -> _output.Usage:
-    """The tokens of the whole turn, from those of the sampler's last call."""
+  def can_go_on(self, out: _output.SamplerOutput) -> bool:
+    """Whether the state behind an answer holds all of the conversation."""
+    dropped = self.usage(out.usage).dropped_tokens
+    # A cache behind logits that are not finite may be spoiled.
+    return dropped == self.dropped and out.finish_reason != 'nan'
+
+  def usage(self, usage: _output.Usage, cut: int = 0) -> _output.Usage:
+    """The tokens of the whole turn.
+
+    Args:
+      usage: Those of the sampler's last call.
+      cut: Sampled tokens that are not part of the conversation.
+    """
     dropped = usage.dropped_tokens + self.dropped
+    left = usage.context_tokens - cut
+    usage = dataclasses.replace(usage, context_tokens=left)
     if self.base is None:
       return dataclasses.replace(usage, dropped_tokens=dropped)
     base = self.base.usage

@@ -42,15 +42,14 @@ class Vocabulary:
     """Token ids of a text, in which tags are control tokens."""
     return self.processor.encode(_valid(text))
 
-  def spell(self, text: str) -> list[int]:
-    """Token ids of a text, none of which is a control token.
+  def spelled(self, ids: Sequence[int]) -> list[int]:
+    """Token ids of a text with control tokens replaced.
 
-    A control token that the text would have is replaced by the spelling of its
-    tag. So this holds for every text, however it is put together.
+    In place of a control token is the spelling of its tag. So none is left of
+    any text, however it is put together.
     """
-    ids = self.encode(text)
     if self.control.isdisjoint(ids):
-      return ids
+      return [*ids]
     return [part for token in ids for part in self._spelling(token)]
 
   def split(self, text: str) -> list[str]:
