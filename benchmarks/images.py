@@ -11,6 +11,7 @@ inside of the model; `8 bits` is what `transformers` calls; `preprocess` and
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Sequence
 import time
 
 import jax
@@ -24,11 +25,11 @@ SIZES = (425, 612), (853, 640), (3000, 4000)
 SIZE = 896
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
   parser.add_argument('files', nargs='*')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   rng = np.random.default_rng(0)
   images = [gm.vision.read_image(file) for file in args.files] or [
     rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES

@@ -4,6 +4,8 @@ Command: `python benchmarks/import_time.py`. Hardware: any. Metric: median
 seconds of ten processes, of the whole and of JAX and Flax alone, in turn.
 """
 
+import argparse
+from collections.abc import Sequence
 import statistics
 import subprocess
 import sys
@@ -17,10 +19,13 @@ OURS = (
 RUNS = 10
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints the medians and their difference."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+  parser.add_argument('--runs', type=int, default=RUNS)
+  args = parser.parse_args(argv)
   times: dict[str, list[float]] = {BASE: [], OURS: []}
-  for _ in range(RUNS + 1):
+  for _ in range(args.runs + 1):
     for code, seconds in times.items():
       start = time.monotonic()
       subprocess.run([sys.executable, '-c', code], check=True)

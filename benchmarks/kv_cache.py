@@ -4,6 +4,9 @@ Command: `python benchmarks/kv_cache.py`. Hardware: none, it is arithmetic on
 the shapes that `init_cache` makes. Metric: GiB in bfloat16 for one row.
 """
 
+import argparse
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -12,8 +15,9 @@ from gemma import gm
 LENGTHS = (8_192, 32_768, 131_072)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
+  argparse.ArgumentParser(description=__doc__.split('\n')[0]).parse_args(argv)
   print('| size | tokens | cache GiB | uniform GiB | ratio |')
   print('|---|---|---|---|---|')
   for name, make in gm.nn.PRESETS.items():

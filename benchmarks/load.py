@@ -23,6 +23,7 @@ is slow to come by, and a quarter of a second of it is in every row but those of
 | ours, float32 | 3.50 | 0.3 | 2.02 |
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -45,13 +46,13 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
   parser = peers.arguments(__doc__)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   if args.side:
     side, row = args.side[0], json.loads(args.side[1])
-    LOAD[side](**row)
+    print(json.dumps(LOAD[side](**row)))
     return
   found = peers.pythons(args)
   found.pop('published', None)  # It reads no such folder.
@@ -69,7 +70,9 @@ def main() -> None:
       for label, (side, options) in sides.items():
         row = {'folder': str(folder), **options}
         results[label].append(
-          peers.run_once(__file__, side, found[side], json.dumps(row))
+          LOAD[side](**row)
+          if args.smoke
+          else peers.run_once(__file__, side, found[side], json.dumps(row))
         )
   print(f'\n{size / 2**20:,.0f} MiB.\n')
   print('| side | seconds | GB/s | peak / folder |\n' + '|---' * 4 + '|')
@@ -100,13 +103,13 @@ def save(folder: pathlib.Path, smoke: bool) -> None:
   )
 
 
-def report(before: int, start: float) -> None:
-  """Called when all is loaded."""
+def report(before: int, start: float) -> dict[str, float]:
+  """The measurement, when all is loaded."""
   seconds = time.perf_counter() - start
-  print(json.dumps({'seconds': seconds, 'peak': peers.peak() - before}))
+  return {'seconds': seconds, 'peak': peers.peak() - before}
 
 
-def ours(folder: str, **options: Any) -> None:
+def ours(folder: str, **options: Any) -> dict[str, float]:
   """The parameters, ready on the device."""
   import jax
 
@@ -116,10 +119,10 @@ def ours(folder: str, **options: Any) -> None:
   before, begin = peers.restart_peak(), time.perf_counter()
   params = gm.ckpts.load_params(folder, **options)
   jax.block_until_ready(params)
-  report(before, begin)
+  return report(before, begin)
 
 
-def with_transformers(folder: str, touch: bool = False) -> None:
+def with_transformers(folder: str, touch: bool = False) -> dict[str, float]:
   """The model as `from_pretrained` leaves it, or with its pages in memory."""
   import transformers
   from transformers.models.gemma3 import modeling_gemma3
@@ -131,7 +134,7 @@ def with_transformers(folder: str, touch: bool = False) -> None:
   )
   for param in model.parameters() if touch else ():
     param.detach().reshape(-1)[::2048].float().sum()
-  report(before, begin)
+  return report(before, begin)
 
 
 LOAD = {'ours': ours, 'transformers': with_transformers}

@@ -29,6 +29,7 @@ one layer, at 128k tokens 0.8 GiB of a device that keeps 2.7 GiB of activations.
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 import time
 from typing import Any
@@ -48,15 +49,13 @@ MIB = 2**20
 ROW = PartitionSpec(None, 'sequence')
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
   parser.add_argument('--lengths', type=int, nargs='+', default=(8192, 32_768))
   parser.add_argument('--topology', help='Of TPUs, as v5p:2x2x2.')
   parser.add_argument('--smoke', action='store_true')
-  args = parser.parse_args()
-  jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_num_cpu_devices', 8)
+  args = parser.parse_args(argv)
   devices = jax.devices()
   if args.topology:
     found = topologies.get_topology_desc(args.topology, platform='tpu')
@@ -285,7 +284,7 @@ def _beside(x: jax.Array) -> jax.Array:
 
 def _scores(q: Any, k: Any, q_index: Any, k_index: Any) -> jax.Array:
   scores = _dot('TKGH,SKH->KGTS', q, k) * HEAD_DIM**-0.5
-  return jnp.where(k_index <= q_index[:, None], scores, -jnp.inf)
+  return jnp.where(k_index[None] <= q_index[:, None], scores, -jnp.inf)
 
 
 def _dot(eqn: str, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -302,4 +301,6 @@ def _passed_on(tree: Any) -> Any:
 
 
 if __name__ == '__main__':
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', 8)
   main()

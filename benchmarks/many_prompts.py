@@ -15,6 +15,7 @@ in bfloat16, 2 cores, JAX 0.10.2:
 """
 
 import argparse
+from collections.abc import Sequence
 import time
 
 import numpy as np
@@ -23,9 +24,9 @@ from gemma import gm
 from gemma.gm.text import _decode
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints seconds and tokens per second of both."""
-  args = _arguments()
+  args = _arguments(argv)
   rng = np.random.default_rng(0)
   limits = np.exp(rng.normal(3.3, 1.0, args.prompts)).astype(int)
   limits = np.clip(limits, 2, 400).tolist()
@@ -44,7 +45,6 @@ def main() -> None:
       tiny.tokenizer.special_tokens.END_OF_TURN,
     ],
     max_batch_size=args.slots,
-    max_out_length=400,
   )
 
   def in_turns() -> list[str]:
@@ -73,14 +73,14 @@ def main() -> None:
   print(f'ratio {ratio:.2f}')
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--prompts', type=int, default=1000)
   parser.add_argument('--slots', type=int, default=16)
   parser.add_argument('--smoke', action='store_true', help='A small run.')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   if args.smoke:
-    args.prompts, args.slots = 20, 4
+    args.prompts, args.slots = 8, 2
   return args
 
 

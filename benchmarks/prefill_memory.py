@@ -9,6 +9,7 @@ Each row is a process of its own, so that peaks do not mix.
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Sequence
 import json
 import resource
 import subprocess
@@ -26,12 +27,15 @@ PROGRAMS = ('model', 'chunked', 'naive')
 _HEADS, _KV_HEADS, _HEAD_DIM = 4, 1, 256  # Of Gemma 3 270M.
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
   parser.add_argument('--lengths', type=int, nargs='+', default=LENGTHS)
   parser.add_argument('--one', nargs=2, metavar=('PROGRAM', 'LENGTH'))
-  args = parser.parse_args()
+  parser.add_argument(
+    '--smoke', action='store_true', help='The bundled model, in this process.'
+  )
+  args = parser.parse_args(argv)
   if args.one:
     print(json.dumps(measure(args.one[0], int(args.one[1]))))
     return
@@ -39,9 +43,11 @@ def main() -> None:
   print('|---|---|---|---|---|')
   for program in PROGRAMS:
     for length in args.lengths:
-      command = [sys.executable, __file__, '--one', program, str(length)]
-      out = subprocess.run(command, check=True, capture_output=True, text=True)
-      row = json.loads(out.stdout)
+      row = (
+        measure(program, length, gm.nn.Gemma3_Tiny(text_only=True))
+        if args.smoke
+        else measure_apart(program, length)
+      )
       print(
         f'| {program} | {length:,} | {row["temp"] / 2**20:,.0f} '
         f'| {row["rss"] / 2**20:,.0f} | {length / row["seconds"]:,.0f} |',
@@ -49,10 +55,21 @@ def main() -> None:
       )
 
 
-def measure(program: str, length: int) -> dict[str, float]:
+def measure_apart(program: str, length: int) -> dict[str, float]:
+  """The measurement of a process of its own."""
+  command = [sys.executable, __file__, '--one', program, str(length)]
+  out = subprocess.run(command, check=True, capture_output=True, text=True)
+  return json.loads(out.stdout)
+
+
+def measure(
+  program: str, length: int, model: gm.nn.Transformer | None = None
+) -> dict[str, float]:
   """Compiles one program, runs it twice, times the second run."""
   function, inputs = (
-    model_prefill(length) if program == 'model' else attention(program, length)
+    model_prefill(model or gm.nn.Gemma3_270M(), length)
+    if program == 'model'
+    else attention(program, length)
   )
   compiled = jax.jit(function).lower(*inputs).compile()
   jax.block_until_ready(compiled(*inputs))
@@ -65,9 +82,10 @@ def measure(program: str, length: int) -> dict[str, float]:
   }
 
 
-def model_prefill(length: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def model_prefill(
+  model: gm.nn.Transformer, length: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
   """The whole model, one shot, through a cache, in bfloat16."""
-  model = gm.nn.Gemma3_270M()
   tokens = jnp.ones((1, length), jnp.int32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens[:, :1])
   params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), shapes)

@@ -23,6 +23,7 @@ With `--compile-time` it compares `scan_layers` with layers one by one instead.
 
 import argparse
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import math
 import pathlib
@@ -104,29 +105,36 @@ class Cost:
     return max(self.flops / hardware.flops, 2 * self.exchanged / hardware.link)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a table in Markdown."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--sizes', nargs='+', default=SIZES)
-  parser.add_argument('--presets', nargs='+', default=PRESETS)
-  parser.add_argument('--devices', nargs='+', type=int, default=DEVICES)
-  parser.add_argument('--topology', help='Of TPUs, as v5e:8x8.')
-  parser.add_argument('--at-once', action='store_true', help='All rows.')
-  parser.add_argument('--compile-time', action='store_true')
-  parser.add_argument('--picture', type=pathlib.Path, help='A file to write.')
-  parser.add_argument('--smoke', action='store_true')
-  args = parser.parse_args()
-  jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_num_cpu_devices', max(args.devices))
-  if args.smoke:
-    args.sizes, args.devices = ['Gemma3_270M'], [8]
-    args.presets = ['FSDP']
+  args = arguments(argv)
   if args.compile_time:
     compare_compile_times(args.sizes[-1] if args.smoke else 'Gemma3_27B')
     return
   rows = list(table(args))
   if args.picture:
     draw(rows, args.picture)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """What to compile."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--sizes', nargs='+')
+  parser.add_argument('--presets', nargs='+')
+  parser.add_argument('--devices', nargs='+', type=int)
+  parser.add_argument('--layers', type=int, help='Only the last ones.')
+  parser.add_argument('--topology', help='Of TPUs, as v5e:8x8.')
+  parser.add_argument('--at-once', action='store_true', help='All rows.')
+  parser.add_argument('--compile-time', action='store_true')
+  parser.add_argument('--picture', type=pathlib.Path, help='A file to write.')
+  parser.add_argument('--smoke', action='store_true')
+  args = parser.parse_args(argv)
+  small = args.smoke
+  args.sizes = args.sizes or (['Gemma3_270M'] if small else SIZES)
+  args.presets = args.presets or (['FSDP'] if small else PRESETS)
+  args.devices = args.devices or ([8] if small else DEVICES)
+  args.layers = args.layers or (2 if small else None)
+  return args
 
 
 def table(args: argparse.Namespace) -> Iterator[tuple[str, str, int, Cost]]:
@@ -136,7 +144,7 @@ def table(args: argparse.Namespace) -> Iterator[tuple[str, str, int, Cost]]:
   print('| ' + ' | '.join(columns) + ' |')
   print('|---' * len(columns) + '|', flush=True)
   for size in args.sizes:
-    model = text_model(size)
+    model = text_model(size, args.layers)
     for preset in args.presets:
       if preset == 'EXPERT' and model.config.experts is None:
         continue
@@ -153,10 +161,15 @@ def table(args: argparse.Namespace) -> Iterator[tuple[str, str, int, Cost]]:
         yield size, preset, len(devices), cost
 
 
-def text_model(size: str, **fields: Any) -> gm.nn.Transformer:
-  """The model without its encoder."""
+def text_model(
+  size: str, layers: int | None = None, **fields: Any
+) -> gm.nn.Transformer:
+  """The model without its encoder, or the last layers of it."""
   model = gm.nn.PRESETS[size](**{'scan_layers': True, 'remat': 'full'} | fields)
   config = dataclasses.replace(model.config, vision_encoder=None)
+  if layers is not None:
+    kinds = config.attention_types[-layers:]
+    config = dataclasses.replace(config, attention_types=kinds)
   return model.clone(config=config)
 
 
@@ -323,4 +336,6 @@ def draw(rows: list[tuple[str, str, int, Cost]], path: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', max(arguments().devices))
   main()

@@ -68,8 +68,6 @@ def exact_answers(
     model=tiny.model,
     params=tiny.params,
     tokenizer=tiny.tokenizer,
-    cache_length=192,
-    max_out_length=64,
     pad_length=64,
   )
   answers: list[str] = []
@@ -78,7 +76,7 @@ def exact_answers(
       [{'role': 'user', 'content': prompt}]
       for _, prompt, _ in rounds[i : i + batch_size]
     ]
-    answers += sampler.sample(chats)
+    answers += sampler.sample(chats, max_new_tokens=64)
   # The end tag is part of a right answer: without it the turn never ends.
   return tally(
     (kind, prompt, f'{expected}<end_of_turn>', answer)
@@ -104,7 +102,7 @@ def picture_answers(tiny: Any, count: int, seed: int) -> Tally:
     for prompt, _ in dialogue.turns:
       shown = prompt.count(picture_dialogues.IMAGE)
       images = [pictures.draw(next(scenes)) for _ in range(shown)]
-      chat.chat(prompt, images=images or None)
+      chat.chat(prompt, images=images or None, max_new_tokens=64)
     prompt, expected = dialogue.turns[-1]
     answer = chat.turns[-1].text
     rounds.append((kind, prompt, f'{expected}<end_of_turn>', answer))
@@ -158,20 +156,19 @@ def _log2_likelihood(tiny: Any, tokens: jax.Array) -> jax.Array:
   return picked / jnp.log(2.0)
 
 
-def speed(tiny: Any, count: int = 512) -> tuple[float, str]:
+def speed(tiny: Any, count: int) -> tuple[float, str]:
   """Tokens per second of one long sample after warm-up, and its text."""
   sampler = gm.text.Sampler(
     model=tiny.model,
     params=tiny.params,
     tokenizer=tiny.tokenizer,
     sampling=gm.text.RandomSampling(temperature=0.7),
-    cache_length=count + 64,
-    max_out_length=count,
-    pad_length=32,
   )
-  sampler.sample('ROMEO:\n', rng=0)
+  sampler.sample('ROMEO:\n', max_new_tokens=count, rng=0)
   start = time.perf_counter()
-  out = sampler.sample('ROMEO:\n', rng=0, return_state=True)
+  out = sampler.sample(
+    'ROMEO:\n', max_new_tokens=count, rng=0, return_state=True
+  )
   return len(out.token_ids) / (time.perf_counter() - start), out.text
 
 
@@ -180,8 +177,9 @@ def transcripts(tiny: Any) -> list[str]:
   chat, out = _chat(tiny), []
   for prompts in CHATS:
     chat.new_conversation()
-    lines = (f'> {prompt}\n{chat.chat(prompt)}' for prompt in prompts)
-    out.append('\n'.join(lines))
+    said = (chat.chat(prompt, max_new_tokens=64) for prompt in prompts)
+    lines = zip(prompts, said, strict=True)
+    out.append('\n'.join(f'> {prompt}\n{answer}' for prompt, answer in lines))
   return out
 
 
@@ -192,12 +190,11 @@ def _chat(tiny: Any) -> gm.text.ChatSampler:
     tokenizer=tiny.tokenizer,
     multi_turn=True,
     cache_length=512,
-    max_out_length=64,
     pad_length=64,
   )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints wrong answers, samples, and the figures as JSON."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--text', nargs='+', required=True)
@@ -205,15 +202,17 @@ def main() -> None:
   parser.add_argument('--dtype', help='To compute in; as stored by default.')
   parser.add_argument('--count', type=int, default=200, help='Of questions.')
   parser.add_argument('--seed', type=int, default=0, help='Which of them.')
-  args = parser.parse_args()
+  parser.add_argument('--batch-size', type=int, default=50)
+  parser.add_argument('--tokens', type=int, default=512, help='To time.')
+  args = parser.parse_args(argv)
 
   tiny = gm.from_pretrained(args.model, dtype=args.dtype)
   texts = [pretrain.split_text(path) for path in args.text]
   words = instructions.word_list('\n'.join(trained for trained, _ in texts))
   rounds = instructions.held_out(words, args.count, args.seed)
-  answers = exact_answers(tiny, rounds)
+  answers = exact_answers(tiny, rounds, args.batch_size)
   seen = picture_answers(tiny, args.count, args.seed)
-  tokens_per_second, sample = speed(tiny)
+  tokens_per_second, sample = speed(tiny, args.tokens)
   for prompt, expected, answer in answers.wrong + seen.wrong:
     print(f'wrong: {prompt!r}: {answer!r} instead of {expected!r}')
   print(sample, *transcripts(tiny), sep='\n\n')

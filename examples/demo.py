@@ -4,6 +4,8 @@ Task: a few answers and a sample, streamed. Command: `make demo`.
 Hardware: any CPU. Time: under half a minute.
 """
 
+import argparse
+from collections.abc import Sequence
 import time
 
 from gemma import gm
@@ -32,8 +34,9 @@ ABOUT_IT = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Runs the demonstration."""
+  argparse.ArgumentParser(description=__doc__.split('\n')[0]).parse_args(argv)
   start = time.monotonic()
   model, params, tokenizer = gm.from_pretrained(
     gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
@@ -41,19 +44,17 @@ def main() -> None:
   summary = gm.nn.summarize(model)
   print(f'Gemma3_Tiny: {summary.size:,} parameters, {summary.nbytes:,} bytes\n')
 
-  chat = gm.text.ChatSampler(
-    model=model, params=params, tokenizer=tokenizer, max_out_length=64
-  )
+  chat = gm.text.ChatSampler(model=model, params=params, tokenizer=tokenizer)
   for question in QUESTIONS:
     print(f'you   > {question}\ngemma > ', end='', flush=True)
-    chat.chat(question, print_stream=True)
+    chat.chat(question, max_new_tokens=64, print_stream=True)
 
   print('\nIt is shown a red circle and, below on the right, a blue star:\n')
   picture, chat.multi_turn = [pictures.draw(SCENE)], True
   chat.new_conversation()
   for question in ABOUT_IT:
     print(f'you   > {question}\ngemma > ', end='', flush=True)
-    chat.chat(question, images=picture, print_stream=True)
+    chat.chat(question, images=picture, max_new_tokens=64, print_stream=True)
     picture = None  # The second question is about the same one.
 
   print('\nAnd a text, continued:\n')
@@ -62,10 +63,9 @@ def main() -> None:
     params=params,
     tokenizer=tokenizer,
     sampling=gm.text.TopPSampling(p=0.9, temperature=0.7),
-    max_out_length=160,
   )
   print('ROMEO:', end='')
-  for piece in sampler.sample('ROMEO:', rng=1, stream=True):
+  for piece in sampler.sample('ROMEO:', max_new_tokens=160, rng=1, stream=True):
     print(piece, end='', flush=True)
   print(f'\n\n{time.monotonic() - start:.0f} s in all')
 

@@ -24,6 +24,7 @@ without a script.
 """
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -37,7 +38,7 @@ RANK, ROWS, LENGTH, SEED = 8, 16, 160, 0
 STEPS, SAVE_EVERY, SMOKE = 200, 50, 4
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Trains, tests, and saves an adapter of PEFT, or a Hugging Face folder."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--out', type=pathlib.Path, required=True)
@@ -49,7 +50,7 @@ def main() -> None:
   parser.add_argument('--accumulate', type=int, default=1)
   parser.add_argument('--steps', type=int, default=STEPS)
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   steps = SMOKE if args.smoke else args.steps
 
   # Examples, and rows of tokens of which the model's turns are learned.

@@ -22,6 +22,7 @@ not interrupted. `--smoke` takes a minute and teaches nothing.
 import argparse
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 import functools
 import os
 import pathlib
@@ -42,8 +43,8 @@ import instructions
 import pretrain_tokenizer
 
 SEED = 0
-STEPS, SMOKE_STEPS = 2400, 6
-TOKENS_PER_STEP = 4096
+STEPS, SMOKE_STEPS = 2400, 3
+TOKENS_PER_STEP, SMOKE_TOKENS_PER_STEP = 4096, 512
 # Share of the run up to which rows have this length. Short rows are faster on
 # a CPU; the long ones at the end teach positions that chats and samples reach.
 LENGTHS = ((0.75, 128), (0.96, 256), (1.0, 512))
@@ -80,9 +81,11 @@ class Data:
     dialogue: Callable[..., instructions.Turns] = (
       instructions.training_dialogue
     ),
+    tokens_per_step: int = TOKENS_PER_STEP,
   ):
     """Encodes the texts; trains the tokenizer unless its file exists."""
     self._dialogue = dialogue
+    self._tokens_per_step = tokens_per_step
     self.words = instructions.word_list('\n'.join(texts))
     if not tokenizer_path.exists():
       pretrain_tokenizer.train(self._lines(texts), tokenizer_path)
@@ -95,7 +98,7 @@ class Data:
   def batch(self, step: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens `[rows, length + 1]`, and the weight of each as a target."""
     rng = np.random.default_rng([SEED, step])
-    count = TOKENS_PER_STEP // length
+    count = self._tokens_per_step // length
     dialogues = _dialogue_rows(count)
     rows = [self._dialogues(rng, length) for _ in range(dialogues)]
     rows += [self._text(rng, length) for _ in range(count - dialogues)]
@@ -221,15 +224,30 @@ def row_length(step: int, steps: int) -> int:
   return next(n for share, n in LENGTHS if step < share * steps)
 
 
+def config_of(*, smoke: bool) -> gm.nn.TransformerConfig:
+  """The model that ships with the package; for a smoke test, fewer layers."""
+  config = gm.nn.Gemma3_Tiny().config
+  if not smoke:
+    return config
+  encoder = config.vision_encoder
+  vit = encoder.siglip_encoder.clone(depth=1)
+  return dataclasses.replace(
+    config,
+    attention_types=config.attention_types[-2:],
+    vision_encoder=encoder.clone(siglip_encoder=vit),
+  )
+
+
 def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   """Runs to the last step and returns the parameters."""
-  model = gm.nn.Gemma3_Tiny(text_only=True, dtype=jnp.float32)
+  config = config_of(smoke=args.smoke)
+  model = gm.nn.Gemma3_Tiny(text_only=True, dtype=jnp.float32, config=config)
   optimizer = make_optimizer(args.steps)
-  params = model.init(jax.random.key(SEED), jnp.ones((1, 8), jnp.int32))
-  params = params['params']
+  tokens = jnp.ones((1, 8), jnp.int32)
+  params = jax.jit(model.init)(jax.random.key(SEED), tokens)['params']
   ckpts = gm.ckpts.RunCheckpoints(out / 'checkpoints', keep=1)
   # Batches follow from the step, so that the run has no more state than this.
-  state, first, _ = ckpts.resume(like=(params, optimizer.init(params)))
+  state, first, _ = ckpts.resume(like=(params, jax.jit(optimizer.init)(params)))
   step_fn, start = make_step(model, optimizer), time.time()
   last = min(args.steps, args.stop_at or args.steps) - 1
   for step in range(first, last + 1):
@@ -248,7 +266,7 @@ def train(args: argparse.Namespace, data: Data, out: pathlib.Path) -> Any:
   return state[0]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Trains, then writes the Hugging Face folder `model` in `--out`."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--text', nargs='+', required=True, help='Text files.')
@@ -257,7 +275,7 @@ def main() -> None:
   parser.add_argument('--stop-at', type=int, help='End here; --resume later.')
   parser.add_argument('--resume', action='store_true', help='Go on in --out.')
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   args.steps = args.steps or (SMOKE_STEPS if args.smoke else STEPS)
 
   out = pathlib.Path(args.out)
@@ -269,13 +287,19 @@ def main() -> None:
     tokenizer_path.unlink(missing_ok=True)
     if (out / 'checkpoints').exists():
       shutil.rmtree(out / 'checkpoints')
-  data = Data([split_text(path)[0] for path in args.text], tokenizer_path)
+  data = Data(
+    [split_text(path)[0] for path in args.text],
+    tokenizer_path,
+    tokens_per_step=SMOKE_TOKENS_PER_STEP if args.smoke else TOKENS_PER_STEP,
+  )
   params = train(args, data, out)
   if args.stop_at:
     return
   gm.ckpts.save_hf(
     out / 'model',
-    model=gm.nn.Gemma3_Tiny(text_only=True),
+    model=gm.nn.Gemma3_Tiny(
+      text_only=True, config=config_of(smoke=args.smoke)
+    ),
     params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
   )

@@ -101,10 +101,11 @@ def train(
   encoder = encoder.clone(apply_stop_gradient=False)
   patches = encoder.patchify_images(batch(0)[0][:1])
   key = jax.random.key(pretrain.SEED)
-  first = encoder.init(key, patches=patches, is_training=True)['params']
+  init = jax.jit(encoder.init, static_argnames='is_training')
+  first = init(key, patches=patches, is_training=True)['params']
   params = {'encoder': first, 'reader': init_reader(encoder)}
   optimizer = pretrain.make_optimizer(steps, MUON_RATE, ADAM_RATE)
-  state = optimizer.init(params)
+  state = jax.jit(optimizer.init)(params)
 
   def loss(params, images, answers):
     patches = encoder.patchify_images(images)

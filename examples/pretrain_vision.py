@@ -18,6 +18,7 @@ here is the last state of it as one schedule, which was not run as such.
 """
 
 import argparse
+from collections.abc import Sequence
 import dataclasses
 import functools
 import itertools
@@ -39,7 +40,7 @@ import picture_rows
 import pretrain
 import pretrain_encoder
 
-STEPS, SMOKE_STEPS = 7400, 4
+STEPS, SMOKE_STEPS = 7400, 2
 ENCODER_STEPS, SMOKE_ENCODER_STEPS = 1500, 2
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 EXAM, SMOKE_EXAM = 400, 10  # Questions that are asked while it trains.
@@ -132,7 +133,7 @@ def make_step(
 def init(model: gm.nn.Transformer) -> Any:
   """Random parameters, those that read the encoder's answers too."""
   tokens = jnp.ones((1, 8), jnp.int32)
-  params = model.init(jax.random.key(pretrain.SEED), tokens)['params']
+  params = jax.jit(model.init)(jax.random.key(pretrain.SEED), tokens)['params']
   encoder = model.config.vision_encoder
   return {**params, 'reader': pretrain_encoder.init_reader(encoder)}
 
@@ -145,6 +146,7 @@ def start_params(
   """A text model, joined to an encoder that can see."""
   params = init(model)
   given = gm.ckpts.load_params(args.start, text_only=True, dtype=jnp.float32)
+  given = {name: given[name] for name in given if name in params}
   params |= given | {'embedder': params['embedder'] | given['embedder']}
   params['vision_encoder'], params['reader'] = pretrain_encoder.train(
     model.config.vision_encoder,
@@ -199,7 +201,7 @@ def train(
   args: argparse.Namespace, data: picture_rows.Data, out: pathlib.Path
 ) -> Any:
   """Runs to the last step and returns the parameters."""
-  model = _trainable()
+  model = _trainable(pretrain.config_of(smoke=args.smoke))
   optimizer = pretrain.make_optimizer(args.steps, MUON_RATE, ADAM_RATE)
   ckpts = gm.ckpts.RunCheckpoints(out / 'checkpoints', keep=1)
   if ckpts.steps:
@@ -208,7 +210,7 @@ def train(
     state, first, _ = ckpts.resume(like=like)
   else:
     params, first = start_params(model, args, data.tokenizer), 0
-    state = params, optimizer.init(params)
+    state = params, jax.jit(optimizer.init)(params)
     ckpts.save(0, state)  # The encoder took a while.
   step_of = functools.cache(lambda **ways: make_step(model, optimizer, **ways))
   exam = picture_model.Exam(model, data, SMOKE_EXAM if args.smoke else EXAM)
@@ -238,15 +240,14 @@ def train(
   return state[0]
 
 
-def _trainable() -> gm.nn.Transformer:
+def _trainable(config: gm.nn.TransformerConfig) -> gm.nn.Transformer:
   """The model, with an encoder that learns."""
-  config = gm.nn.Gemma3_Tiny().config
   encoder = config.vision_encoder.clone(apply_stop_gradient=False)
   config = dataclasses.replace(config, vision_encoder=encoder)
   return gm.nn.Gemma3_Tiny(dtype=jnp.float32, config=config)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Trains, then writes the Hugging Face folder `model` in `--out`."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--text', nargs='+', required=True, help='Text files.')
@@ -263,7 +264,7 @@ def main() -> None:
   parser.add_argument('--stop-at', type=int, help='End here; --resume later.')
   parser.add_argument('--resume', action='store_true', help='Go on in --out.')
   parser.add_argument('--smoke', action='store_true', help='Only try it out.')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   args.steps = args.steps or (SMOKE_STEPS if args.smoke else STEPS)
 
   out = pathlib.Path(args.out)
@@ -274,14 +275,15 @@ def main() -> None:
     shutil.rmtree(out / 'checkpoints')
   tokenizer_path = args.start / 'tokenizer.model'
   texts = [pretrain.split_text(path)[0] for path in args.text]
-  data = picture_rows.Data(texts, tokenizer_path, gm.nn.Gemma3_Tiny().config)
+  config = pretrain.config_of(smoke=args.smoke)
+  data = picture_rows.Data(texts, tokenizer_path, config)
   params = train(args, data, out)
   if args.stop_at:
     return
   del params['reader']
   gm.ckpts.save_hf(
     out / 'model',
-    model=gm.nn.Gemma3_Tiny(),
+    model=gm.nn.Gemma3_Tiny(config=config),
     params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     tokenizer=gm.text.Gemma3Tokenizer(tokenizer_path),
   )

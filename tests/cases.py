@@ -1,5 +1,6 @@
 """The tiny models on which every property is tested, each listed once."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -8,12 +9,16 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gemma.gm.ckpts import _tree
 from gemma.gm.nn import _config
 from gemma.gm.nn import _shapes
 from gemma.gm.nn import _transformer
+from gemma.gm.text import _album
+from gemma.gm.text import _decode
 from gemma.gm.text import _sampler
+from gemma.gm.text import _state
 from gemma.gm.text import _tokenizer
 from gemma.gm.vision import _expand
 from gemma.gm.vision import _siglip
@@ -21,6 +26,11 @@ from gemma.gm.vision import _siglip
 LENGTH = 24  # Four times the window.
 _WINDOW = 6
 _VOCAB = 300
+# Sizes of samplers, few of them, because each is another compiled program: with
+# room for every answer, soon full, and for texts. Batches have one row or four.
+ROOM = {'cache_length': 128, 'max_out_length': 16, 'pad_length': 8}
+TIGHT = {**ROOM, 'cache_length': 21}
+TEXT = {'cache_length': 256, 'max_out_length': 48, 'pad_length': 16}
 
 _GLOBAL = _config.AttentionType.GLOBAL
 _LOCAL = _config.AttentionType.LOCAL_SLIDING
@@ -59,9 +69,9 @@ class Case:
   def params(self) -> dict[str, Any]:
     """Random float32 weights of this model, the same on every machine."""
     flat = _tree.flatten(_shapes.param_shapes(self.model))
-    return _tree.unflatten(
-      {path: self._weight(path, leaf.shape) for path, leaf in flat.items()}
-    )
+    with jax.ensure_compile_time_eval():  # The first use may be in a trace.
+      weights = {path: self._weight(path, x.shape) for path, x in flat.items()}
+    return _tree.unflatten(weights)
 
   def apply(self, tokens: Any, **kwargs: Any) -> _transformer.Output:
     return self.model.apply({'params': self.params}, tokens, **kwargs)
@@ -94,14 +104,39 @@ class Case:
     return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
   def sampler(self, **fields: Any) -> _sampler.Sampler:
-    """A small sampler, to be given prompts as ids."""
-    small = {'cache_length': 64, 'max_out_length': 16, 'pad_length': 8}
+    """A small sampler, to be given one prompt of ids, or four."""
     return _sampler.Sampler(
       model=self.model,
       params=self.params,
       tokenizer=_tokenizer.Gemma3TinyTokenizer(),
-      **{**small, **fields},
+      **{**ROOM, **fields},
     )
+
+  def one_pass(
+    self, rows: list[list[int]]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits and states of four rows of up to 96 tokens, without a cache."""
+    tokens = np.zeros((4, 96), np.int32)
+    for i, row in enumerate(rows):
+      tokens[i, : len(row)] = row
+    out = self.apply(tokens, return_hidden_states=True)
+    both = np.asarray(out.logits), np.asarray(out.hidden_states)
+    return [
+      (logits[: len(row)], states[: len(row)])
+      for row, logits, states in zip(rows, *both, strict=True)
+    ]
+
+  def after(self, state: _state.SamplingState) -> np.ndarray:
+    """Logits behind the newest tokens of a state, whose cache is used up."""
+    _, ahead = _decode.prefill(
+      self.model,
+      self.params,
+      np.asarray(state.last_token)[:, None].tolist(),
+      state.cache,
+      album=_album.Album(),
+      buckets=[ROOM['pad_length']],
+    )
+    return np.asarray(ahead.logits)
 
   def images(self, rows: int = 3, count: int = 2) -> np.ndarray:
     """Random images of the size that the encoder takes."""
@@ -152,16 +187,16 @@ def _case(name: str, pattern: tuple, num_layers: int, **fields: Any) -> Case:
   return Case(name, config, tolerance)
 
 
+# Three layers: one local layer before the global one and one behind it.
 _GEMMA2 = {
   'pattern': (_LOCAL, _GLOBAL),
-  'num_layers': 4,
+  'num_layers': 3,
   'num_kv_heads': 2,
   'attn_logits_soft_cap': 50.0,
   'final_logit_softcap': 30.0,
 }
 _GEMMA3 = {
-  'pattern': (_LOCAL,) * 5 + (_GLOBAL,),
-  'num_layers': 8,
+  'pattern': (_LOCAL, _GLOBAL),
   'use_qk_norm': True,
   'transpose_gating_einsum': True,
   'global_base_frequency': 1_000_000,
@@ -179,7 +214,6 @@ _NEWER = {
 }
 _GEMMA4 = {
   **_NEWER,
-  'num_layers': 4,
   'pattern': (_LOCAL, _GLOBAL),
   'global_head_dim': 32,
   'global_rope_proportion': 0.25,
@@ -188,7 +222,7 @@ _GEMMA4 = {
 }
 CASES = (
   _case('gemma1_mqa', (_GLOBAL,), 3, num_kv_heads=1),
-  _case('gemma1_mha', (_GLOBAL,), 3, num_kv_heads=4),
+  _case('gemma1_mha', (_GLOBAL,), 2, num_kv_heads=4),
   _case('gemma2_by_head_dim', **_GEMMA2),
   _case(
     'gemma2_by_width',
@@ -196,13 +230,20 @@ CASES = (
     transpose_gating_einsum=True,
     query_pre_attn_norm=_config.QueryPreAttentionNormalisation.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS,
   ),
-  _case('gemma3_mqa', **_GEMMA3, num_kv_heads=1),
-  _case('gemma3_gqa', **_GEMMA3, num_kv_heads=2, global_scale_factor=8.0),
+  _case('gemma3_mqa', num_layers=3, **_GEMMA3, num_kv_heads=1),
+  # Two periods, which are scanned, and a layer left over.
+  _case(
+    'gemma3_gqa',
+    num_layers=5,
+    **_GEMMA3,
+    num_kv_heads=2,
+    global_scale_factor=8.0,
+  ),
   _case(
     'gemma3n',
     **_NEWER,
-    pattern=(_LOCAL,) * 2 + (_GLOBAL,),
-    num_layers=5,
+    pattern=(_LOCAL, _GLOBAL),
+    num_layers=4,
     num_kv_shared_layers=2,
     activation_sparsity=(0.95,) * 2,
     per_layer_input_dim=8,
@@ -213,6 +254,7 @@ CASES = (
   _case(
     'gemma4_per_layer',
     **_GEMMA4,
+    num_layers=4,
     num_kv_shared_layers=2,
     hidden_dims=(48,) * 2 + (96,) * 2,
     per_layer_input_dim=8,
@@ -220,12 +262,14 @@ CASES = (
   _case(
     'gemma4_keys_as_values',
     **_GEMMA4,
+    num_layers=4,
     global_num_kv_heads=1,
     global_keys_as_values=True,
   ),
   _case(
     'gemma4_experts',
     **_GEMMA4,
+    num_layers=2,
     global_num_kv_heads=1,
     global_keys_as_values=True,
     experts=_config.Experts(num_experts=8, top_k=3, hidden_dim=16),
@@ -239,10 +283,21 @@ DISTINCT = tuple(
   for case in CASES
   if case.name not in ('gemma1_mha', 'gemma2_by_width', 'gemma3_mqa')
 )
+GEMMA2 = NAMED['gemma2_by_head_dim']  # Samplers are tested on it.
 GEMMA3 = NAMED['gemma3_gqa']
+# For what grows with depth: two periods of the released pattern.
+DEEP = _case(
+  'gemma3_deep',
+  (_LOCAL,) * 5 + (_GLOBAL,),
+  12,
+  **{k: v for k, v in _GEMMA3.items() if k != 'pattern'},
+  num_kv_heads=2,
+  global_scale_factor=8.0,
+)
 # 4 soft tokens for an image of 16 patches, inside a window of 6.
 VISION = _case(
   'gemma3_vision',
+  num_layers=3,
   **_GEMMA3,
   num_kv_heads=2,
   global_scale_factor=8.0,
@@ -266,5 +321,16 @@ SPEAKING = Case(
     image_tokens=_expand.ImageTokens(start=110, end=111, newlines=108),
   ),
 )
+EXHAUSTIVE = pytest.mark.exhaustive
+
+
+def some(*names: str, among: Sequence[Case] = CASES) -> list[Any]:
+  """Values for `parametrize`: these cases, and the others if exhaustive."""
+  return [
+    case if case.name in names else pytest.param(case, marks=EXHAUSTIVE)
+    for case in among
+  ]
+
+
 # On these alone run the fast tests; between them they have most features.
 FAST = 'gemma1_mqa', 'gemma2_by_head_dim', 'gemma3_gqa'

@@ -1,7 +1,10 @@
 """Tiny models in `transformers`, the independent implementation."""
 
+import dataclasses
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
@@ -120,10 +123,16 @@ def greedy(model, row: list[int], count: int) -> list[int]:
 
 
 def folder_of(case, path: pathlib.Path, **kwargs):
-  """Saves a random model; returns it and what `from_pretrained` reads."""
+  """Saves a random model; returns it and what `from_pretrained` reads.
+
+  The weights are bound to no device, as those of cases are: both run the same
+  compiled programs.
+  """
   model = make_model(case)
   model.save_pretrained(path, **kwargs)
-  return model, gm.from_pretrained(path)
+  read = gm.from_pretrained(path)
+  unbound = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), read.params)
+  return model, dataclasses.replace(read, params=unbound)
 
 
 def image_levels(image, size: int) -> np.ndarray:

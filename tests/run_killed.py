@@ -67,7 +67,7 @@ def main():
     os.close(say)
     step = int.from_bytes(os.read(listen, 8), 'little')
     os.close(listen)
-    time.sleep(rng.uniform(0.0, 0.03))
+    time.sleep(rng.uniform(0.0, 0.06))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, f'life {life} failed'
     assert step >= reached, f'resumed at {step}, and {reached} was complete'

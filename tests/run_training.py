@@ -3,9 +3,7 @@
 Each life is a fork of this process, which has imported JAX and not used it. A
 life goes on where the one before was killed, until it is killed too.
 
-Usage: python run_training.py FOLDER KIND
-
-KIND is `lora` or `full`.
+Usage: python run_training.py FOLDER few|all
 """
 
 import csv
@@ -27,7 +25,11 @@ from gemma import peft
 CASE = cases.NAMED['gemma1_mqa']
 STEPS, SAVE_EVERY, ROWS, LENGTH = 8, 2, 4, 12
 # Steps at which a life ends: before one, after one, while its state is saved.
-DEATHS = (1, 'before'), (3, 'after'), (4, 'save'), (4, 'after'), (7, 'before')
+ALL = (1, 'before'), (3, 'after'), (4, 'save'), (4, 'after'), (7, 'before')
+DEATHS = {
+  'few': {'lora': (ALL[0], ALL[2]), 'full': (ALL[1], ALL[3], ALL[4])},
+  'all': {'lora': ALL, 'full': ALL},
+}
 
 
 def batch(case, rows, length, seed=0):
@@ -110,10 +112,16 @@ def logged(folder):
 
 
 def main():
-  folder, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+  folder, deaths = pathlib.Path(sys.argv[1]), DEATHS[sys.argv[2]]
+  for kind in deaths:
+    compare(folder / kind, kind, deaths[kind])
+
+
+def compare(folder, kind, deaths):
+  """A run with deaths and one without."""
   whole, killed = folder / 'whole', folder / 'killed'
   assert live(whole, kind, None) == 0
-  for death in DEATHS:
+  for death in deaths:
     assert live(killed, kind, death) == signal.SIGKILL, death
   assert live(killed, kind, None) == 0
   expected, rows = logged(whole), logged(killed)
@@ -121,7 +129,7 @@ def main():
   assert len({row['loss'] for row in rows}) == STEPS, rows
   state = f'checkpoints/step_{STEPS:08}/shards-0.bin'
   assert (killed / state).read_bytes() == (whole / state).read_bytes()
-  print(f'{kind}: {len(DEATHS)} deaths, losses', *[r['loss'] for r in rows])
+  print(f'{kind}: {len(deaths)} deaths, losses', *[r['loss'] for r in rows])
 
 
 if __name__ == '__main__':

@@ -6,20 +6,15 @@ import json
 
 import pytest
 
+import cases
 from gemma import gm
 
 RANDOM = gm.text.RandomSampling()
-FIELDS = {
-  'cache_length': 256, 'max_out_length': 24, 'pad_length': 32,
-}  # fmt: skip
 
 
 @pytest.fixture(scope='module')
 def sampler(wide):
-  return gm.text.Sampler(
-    **wide,
-    **FIELDS,
-  )
+  return gm.text.Sampler(**wide, **cases.TEXT)
 
 
 def new_chat(sampler, **fields):
@@ -28,7 +23,7 @@ def new_chat(sampler, **fields):
     params=sampler.params,
     tokenizer=sampler.tokenizer,
     multi_turn=True,
-    **{**FIELDS, **fields},
+    **{**cases.TEXT, **fields},
   )
 
 
@@ -156,7 +151,7 @@ def test_messages_as_a_prompt(chat, sampler):
 
 @pytest.mark.slow
 def test_oldest_turns_are_dropped_but_not_the_system_message(sampler):
-  chat = new_chat(sampler, cache_length=96, on_full='roll')
+  chat = new_chat(sampler, on_full='roll')
   chat.chat(
     [
       {'role': 'system', 'content': 'Be brief.'},
@@ -167,7 +162,7 @@ def test_oldest_turns_are_dropped_but_not_the_system_message(sampler):
   for i in range(6):
     chat.chat(f'And question {i}, if you please?')
     dropped += chat.usage.dropped_tokens
-    assert chat.usage.context_tokens <= 96 + 1
+    assert chat.usage.context_tokens <= 256 + 1
   assert dropped > 0
   assert len(chat.turns) == 14
   # A turn is what was said in it.
@@ -179,7 +174,7 @@ def test_oldest_turns_are_dropped_but_not_the_system_message(sampler):
   text = sampler.codec.decode(context(chat))
   assert text.startswith('<start_of_turn>user\nBe brief.\n\nAnd question')
   # As if nobody had said what was dropped.
-  other = new_chat(sampler, cache_length=96, on_full='roll')
+  other = new_chat(sampler, on_full='roll')
   other.restore(chat.messages[:-2])
   assert other.chat(contents[-2]) == contents[-1]
 

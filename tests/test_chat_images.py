@@ -21,9 +21,8 @@ FIELDS = {
   'model': CASE.model,
   'params': CASE.params,
   'tokenizer': gm.text.Gemma3TinyTokenizer(),
-  'cache_length': 256,
+  **cases.TEXT,
   'max_out_length': 6,
-  'pad_length': (16, 64),
 }
 
 
@@ -236,17 +235,17 @@ def test_streams(chat, capsys):
 @pytest.mark.slow
 def test_oldest_turns_are_dropped_with_their_images():
   """Room is counted in tokens of images; what is left is as if alone."""
-  chat = new_chat(cache_length=96, on_full='roll')
+  chat = new_chat(on_full='roll')
   dropped = 0
   for i in range(7):
-    chat.chat(f'And {i}?', images=[CAT, DOG][: i % 3])
+    chat.chat('And? ' * 12 + str(i), images=[CAT, DOG][: i % 3])
     dropped += chat.usage.dropped_tokens
     row = context(chat) if chat.last_state else []
-    assert len(row) <= 97
+    assert len(row) <= 257
     assert row.count(START) == row.count(111) == len(blocks(row))
   assert dropped > 0
   contents = chat.messages[-2]['content']
-  other = new_chat(cache_length=96, on_full='roll')
+  other = new_chat(on_full='roll')
   other.restore(chat.messages[:-2])
   assert (
     other.chat([{'role': 'user', 'content': contents}])

@@ -64,11 +64,11 @@ def test_chat(capsys, monkeypatch):
 
 
 def test_chat_goes_on_after_a_prompt_that_is_too_long(capsys, monkeypatch):
-  lines = 'word ' * 90 + '\nHello\n'
+  lines = 'word ' * 600 + '\nHello\n'
   monkeypatch.setattr('sys.stdin', io.StringIO(lines))
-  status, out, err = run(capsys, 'chat', '--cache-length', '64')
+  status, out, err = run(capsys, 'chat', '--cache-length', '512')
   assert status == 0
-  assert 'but the cache holds 64' in err and '/new begins' in err
+  assert 'but the cache holds 512' in err and '/new begins' in err
   assert len(out.split('> Hello\n')[1]) > 3
 
 

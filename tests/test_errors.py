@@ -216,7 +216,7 @@ def test_head_of_its_own(folder):
     ({'tie_word_embeddings': False}, 'tie_word_embeddings=False'),
     ({'quantization_config': {}}, 'quantization_config'),
     ({'rope_scaling': {'rope_type': 'yarn'}}, "rope_type='yarn'"),
-    ({'num_hidden_layers': 9}, 'layer_types in config.json names 4 layers'),
+    ({'num_hidden_layers': 9}, 'layer_types in config.json names 3 layers'),
   ],
 )
 def test_config_that_is_not_ours(folder, fields, message):

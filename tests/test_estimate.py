@@ -108,12 +108,42 @@ def test_advice_fits():
     estimate.check(least - 1)
 
 
-@pytest.mark.parametrize(
-  'name', ['Gemma3_27B', 'Gemma3n_E4B', 'Gemma4_26B_A4B', 'Gemma4_E4B']
-)
+def two_periods(config):
+  """Layers of full width; the second period reads keys of the first."""
+  types = config.attention_types[-2:] * 2
+  dims, shared = config.hidden_dims, config.num_kv_shared_layers
+  return dataclasses.replace(
+    config,
+    attention_types=types,
+    num_kv_shared_layers=2 if shared else 0,
+    hidden_dims=dims and (dims[0],) * 2 + (dims[-1],) * 2,
+    activation_sparsity=config.activation_sparsity[:1],
+  )
+
+
+LARGE = 'Gemma3n_E4B', 'Gemma4_26B_A4B', 'Gemma4_E4B'
+
+
+@pytest.mark.parametrize('name', LARGE)
 @pytest.mark.slow
-def test_large_models(name):
+def test_layers_of_large_models(name):
   """Without an array of theirs."""
+  whole = getattr(gm.nn, name)(text_only=True)
+  model = gm.nn.Transformer(
+    config=two_periods(whole.config), dtype=whole.dtype, remat='full'
+  )
+  estimate = gm.nn.estimate_memory(
+    gm.nn.LoRA(rank=8, model=model), batch_size=1, length=512
+  )
+  size = sum(x.size for x in jax.tree.leaves(_shapes.param_shapes(model)))
+  assert estimate.weights == 2 * size + estimate.gradients
+  assert estimate.total < 1.3 * estimate.weights
+
+
+@pytest.mark.parametrize('name', ['Gemma3_27B', *LARGE])
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_large_models(name):
   model = getattr(gm.nn, name)(remat='full', text_only=True)
   estimate = gm.nn.estimate_memory(
     gm.nn.LoRA(rank=8, model=model), batch_size=1, length=512

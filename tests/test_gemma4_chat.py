@@ -21,7 +21,8 @@ FIELDS = {
   'cache_length': 256, 'max_out_length': 96, 'pad_length': 16,
 }  # fmt: skip
 FAMILY = [c for c in cases.CASES if c.name.startswith('gemma4')]
-SMALL, LARGE = FAMILY[0], FAMILY[1]  # Without and with an empty thought.
+# Without and with an empty thought; the third is like the second.
+SMALL, LARGE, EXPERTS = FAMILY
 ANY = None  # In a script: a token of the model's own choice.
 HI = test_gemma4_text.HI
 
@@ -101,7 +102,11 @@ def same_state(one, other):
       np.testing.assert_allclose(mine[:, :n], its[:, :n], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('case', FAMILY, ids=str)
+@pytest.mark.parametrize(
+  'case',
+  [SMALL, LARGE, pytest.param(EXPERTS, marks=pytest.mark.exhaustive)],
+  ids=str,
+)
 def test_later_turns_see_no_thought(case):
   """The context is that of the template, and the tokens those of one pass."""
   chat = new_chat(case, thinking=True)
@@ -316,13 +321,13 @@ def test_saved_conversation_goes_on_identically(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('thinking', [False, True])
 def test_oldest_turns_are_dropped_with_their_tools(thinking):
-  chat = new_chat(thinking=thinking, cache_length=96, on_full='roll')
+  chat = new_chat(thinking=thinking, on_full='roll')
   system = {'role': 'system', 'content': 'Be brief.'}
   chat.chat([system, HI], **script(CALL, '<|tool_response>'))
   chat.chat([{'role': 'tool', 'content': 'x'}], **script('Done'))
   dropped = 0
   for i in range(4):
-    chat.chat(f'And question {i}?', **script('Fine', ANY))
+    chat.chat('And? ' * 20 + str(i), **script('Fine', ANY))
     dropped += chat.usage.dropped_tokens
   assert dropped > 0
   assert chat.messages[0]['content'] == 'Be brief.'
@@ -404,14 +409,19 @@ def test_sampler_under_its_published_name():
     **FIELDS,
   }
   prompt = '<|turn>user\nHi<turn|>\n<|turn>model\n'
+  written = [ANY] * 8
   sampler = gm.text.Gemma4Sampler(**fields, max_soft_tokens=1120)
   out = sampler.sample(
     prompt, images=None, audio=None, audio_lengths=None, max_new_tokens=8,
     sampling=gm.text.Greedy(), rng=0, return_state=True, last_state=None,
+    **script(*written),
   )  # fmt: skip
-  plain = gm.text.Sampler(**fields).sample(prompt, max_new_tokens=8)
+  plain = gm.text.Sampler(**fields).sample(
+    prompt, max_new_tokens=8, **script(*written)
+  )
   assert out.text == plain
-  assert sampler.sample([prompt] * 2, max_new_tokens=8) == [plain] * 2
+  (text,) = sampler.sample([prompt], max_new_tokens=8, **script(*written))
+  assert text == plain
   with pytest.raises(ValueError, match='patch_size=14 is about images or soun'):
     gm.text.Gemma4Sampler(**fields, patch_size=14)
 

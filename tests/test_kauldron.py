@@ -14,6 +14,7 @@ import pytest
 
 from gemma import gm
 from gemma.gm.ckpts import _tree
+import small_tiny
 
 pytestmark = pytest.mark.kauldron
 pytest.importorskip('kauldron')
@@ -35,6 +36,14 @@ def kd():
 @pytest.fixture(scope='module')
 def tokenizer():
   return gm.text.Gemma3TinyTokenizer()
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+  """Folder with those of the small model."""
+  folder = tmp_path_factory.mktemp('weights') / 'small'
+  small_tiny.save(folder)
+  return folder
 
 
 @pytest.fixture(scope='module')
@@ -118,9 +127,9 @@ def test_finetuning_notebook(kd, ds, tokenizer, tmp_path):
     np.testing.assert_array_equal(new, old)
 
 
-def test_lora_notebook(kd, ds, tokenizer, tmp_path):
+def test_lora_notebook(kd, ds, tokenizer, weights, tmp_path):
   model = gm.nn.LoRA(
-    rank=4, model=gm.nn.Gemma3_Tiny(tokens='batch.input', text_only=True)
+    rank=4, model=small_tiny.model(tokens='batch.input', text_only=True)
   )
   trainer = kd.train.Trainer(
     seed=42,
@@ -128,7 +137,7 @@ def test_lora_notebook(kd, ds, tokenizer, tmp_path):
     train_ds=ds,
     model=model,
     init_transform=gm.ckpts.SkipLoRA(
-      wrapped=gm.ckpts.LoadCheckpoint(path=TINY_IT)
+      wrapped=gm.ckpts.LoadCheckpoint(path=weights)
     ),
     num_train_steps=8,
     log_metrics_every=1,
@@ -145,7 +154,7 @@ def test_lora_notebook(kd, ds, tokenizer, tmp_path):
   )
   state, _ = trainer.train()
   base, lora = gm.peft.split_params(state.params)
-  loaded = gm.ckpts.load_params(TINY_IT, text_only=True)
+  loaded = gm.ckpts.load_params(weights, text_only=True)
   base, loaded = _tree.leaves(base), _tree.leaves(loaded)
   assert base.keys() == loaded.keys()
   for path, x in base.items():
@@ -160,6 +169,7 @@ def test_lora_notebook(kd, ds, tokenizer, tmp_path):
   assert isinstance(sampler.chat('Say 3'), str)
 
 
+@pytest.mark.exhaustive  # As test_losses_kauldron.py, in bfloat16.
 def test_loss_without_logits(kd, ds, tmp_path):
   """It is the loss of the logits, and its gradient too: same steps."""
   model = gm.nn.Gemma3_Tiny(
@@ -192,7 +202,7 @@ def test_loss_without_logits(kd, ds, tmp_path):
 class Evaluated:
   """A trained state without training, and an evaluator of a trainer."""
 
-  def __init__(self, kd, train_ds, folder, **fields):
+  def __init__(self, kd, train_ds, weights, folder, **fields):
     """Takes fields of the evaluator besides those that all have."""
     fields = {'run': kd.evals.Once(0), 'max_new_tokens': 4, **fields}
     evaluator = gm.evals.SamplerEvaluator(**fields)
@@ -200,11 +210,11 @@ class Evaluated:
       seed=42,
       workdir=folder,
       train_ds=train_ds,
-      model=gm.nn.Gemma3_Tiny(tokens='batch.input', text_only=True),
+      model=small_tiny.model(tokens='batch.input', text_only=True),
       optimizer=optax.sgd(0.1),
       evals={'sampling': evaluator},
     )
-    params = gm.ckpts.load_params(TINY_IT, text_only=True)
+    params = gm.ckpts.load_params(weights, text_only=True)
     self.state = kd.train.TrainState(
       step=0, params=params, opt_state=None, collections={}
     )
@@ -232,9 +242,9 @@ def logged_texts(folder):
   }
 
 
-def test_answers_are_logged(kd, ds, file, tokenizer, tmp_path):
+def test_answers_are_logged(kd, ds, file, tokenizer, weights, tmp_path):
   prompts = make_ds(kd, file, tokenizer, sampling=True)
-  evaluated = Evaluated(kd, ds, tmp_path, ds=prompts, num_batches=2)
+  evaluated = Evaluated(kd, ds, weights, tmp_path, ds=prompts, num_batches=2)
   rows = evaluated.run()
   sampler = gm.text.Sampler(
     model=evaluated.trainer.model,
@@ -255,11 +265,12 @@ def test_answers_are_logged(kd, ds, file, tokenizer, tmp_path):
     assert [text.decode() for text in value] == [row[name] for row in rows]
 
 
-def test_answers_of_a_batch(kd, ds, file, tokenizer, tmp_path):
+def test_answers_of_a_batch(kd, ds, file, tokenizer, weights, tmp_path):
   """Rows together are as rows alone, also of other pipelines, by their key."""
   alone = Evaluated(
     kd,
     ds,
+    weights,
     tmp_path / 'a',
     ds=make_ds(kd, file, tokenizer, sampling=True),
     num_batches=4,
@@ -272,10 +283,11 @@ def test_answers_of_a_batch(kd, ds, file, tokenizer, tmp_path):
     num_workers=0,
   )
   fields = {'ds': mixed, 'num_batches': 1, 'cache': True}
-  assert Evaluated(kd, ds, tmp_path / 'b', **fields).run() == alone
+  assert Evaluated(kd, ds, weights, tmp_path / 'b', **fields).run() == alone
   named = Evaluated(
     kd,
     ds,
+    weights,
     tmp_path / 'c',
     prompt='batch.input',
     tokenizer=tokenizer,
@@ -289,13 +301,13 @@ def test_answers_of_a_batch(kd, ds, file, tokenizer, tmp_path):
   assert 'gt' not in rows[0]
 
 
-def test_answers_of_a_policy(kd, ds, file, tokenizer, tmp_path):
+def test_answers_of_a_policy(kd, ds, file, tokenizer, weights, tmp_path):
   prompts = make_ds(kd, file, tokenizer, sampling=True)
-  one = Evaluated(kd, ds, tmp_path / 'a', ds=prompts, num_batches=1)
+  one = Evaluated(kd, ds, weights, tmp_path / 'a', ds=prompts, num_batches=1)
   rows = one.run()
   model = gm.nn.AnchoredPolicy(policy=one.trainer.model)
   two = Evaluated(
-    kd, ds, tmp_path / 'b', ds=prompts, num_batches=1, model=model
+    kd, ds, weights, tmp_path / 'b', ds=prompts, num_batches=1, model=model
   )
   two.state = dataclasses.replace(
     one.state, params={'policy': one.state.params, 'anchor': {}}
@@ -303,15 +315,17 @@ def test_answers_of_a_policy(kd, ds, file, tokenizer, tmp_path):
   assert two.run() == rows
 
 
-def test_what_an_evaluator_cannot_do(kd, ds, file, tokenizer, tmp_path):
+def test_what_an_evaluator_cannot_do(
+  kd, ds, file, tokenizer, weights, tmp_path
+):
   with pytest.raises(ValueError, match='Say how many: num_batches=1'):
-    Evaluated(kd, ds, tmp_path, ds=ds, cache=True)
+    Evaluated(kd, ds, weights, tmp_path, ds=ds, cache=True)
   with pytest.raises(ValueError, match=r'Give it one \(ds=...\)'):
-    Evaluated(kd, ds, tmp_path).run()
+    Evaluated(kd, ds, weights, tmp_path).run()
   with pytest.raises(ValueError, match='set sampling=True'):
-    Evaluated(kd, ds, tmp_path, ds=ds, num_batches=1).run()
+    Evaluated(kd, ds, weights, tmp_path, ds=ds, num_batches=1).run()
   tokens = Evaluated(
-    kd, ds, tmp_path, ds=ds, num_batches=1, prompt='batch.input'
+    kd, ds, weights, tmp_path, ds=ds, num_batches=1, prompt='batch.input'
   )
   with pytest.raises(ValueError, match='is not a text'):
     tokens.run()
@@ -319,7 +333,7 @@ def test_what_an_evaluator_cannot_do(kd, ds, file, tokenizer, tmp_path):
     make_ds(kd, file, tokenizer, sampling=True), num_epochs=None
   )
   with pytest.raises(ValueError, match='repeats without end'):
-    Evaluated(kd, ds, tmp_path, ds=endless).run()
+    Evaluated(kd, ds, weights, tmp_path, ds=endless).run()
 
 
 @pytest.mark.mesh

@@ -1,15 +1,18 @@
-"""Each published example trains, with the bundled model and rows made here.
+"""Each published example trains, with a tiny model and rows made here.
 
-Nothing of a config is changed but for what `examples/smoke.py` swaps.
+Nothing of a config is changed but for what `examples/smoke.py` swaps, and that
+the bundled model has fewer layers.
 """
 
 import importlib
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+import scripts
+import small_tiny
 
 pytestmark = pytest.mark.kauldron
 pytest.importorskip('kauldron')
@@ -30,16 +33,22 @@ EXAMPLES = {
 @pytest.fixture(scope='module')
 def smoke():
   """The module that the examples share."""
-  sys.path.insert(0, str(ROOT / 'examples'))
-  yield importlib.import_module('smoke')
-  sys.path.remove(str(ROOT / 'examples'))
+  return scripts.load('examples/smoke.py')
 
 
-def small(smoke, name):
-  """The config of an example, small."""
-  rows, steps, _ = EXAMPLES[name]
-  config = importlib.import_module(name).get_config()
-  return smoke.tiny(config, rows=rows, steps=steps)
+@pytest.fixture(scope='module')
+def small(smoke, tmp_path_factory):
+  """Makes the small config of an example."""
+  folder = tmp_path_factory.mktemp('weights') / 'small'
+  small_tiny.save(folder)
+
+  def make(name):
+    rows, steps, _ = EXAMPLES[name]
+    config = importlib.import_module(name).get_config()
+    config = smoke.tiny(config, rows=rows, steps=steps)
+    return small_tiny.cut(config, folder)
+
+  return make
 
 
 def check(name, values):
@@ -51,8 +60,8 @@ def check(name, values):
 
 
 @pytest.mark.parametrize('name', ['lora', 'classification', 'dpo', 'npo'])
-def test_example_learns(smoke, name, tmp_path):
-  cfg = small(smoke, name)
+def test_example_learns(smoke, small, name, tmp_path):
+  cfg = small(name)
   cfg.evals = {}
   run = smoke.train(cfg, tmp_path)
   check(name, run.values)
@@ -63,9 +72,9 @@ def test_example_learns(smoke, name, tmp_path):
 
 
 @pytest.mark.mesh
-def test_weights_are_divided_among_devices(smoke, tmp_path):
+def test_weights_are_divided_among_devices(smoke, small, tmp_path):
   """As `sharding.py` asks, for weights of any size."""
-  cfg = small(smoke, 'sharding')
+  cfg = small('sharding')
   cfg.evals = {}
   cfg.sharding.params.min_size_to_shard_mb = 0
   run = smoke.train(cfg, tmp_path)
@@ -74,8 +83,8 @@ def test_weights_are_divided_among_devices(smoke, tmp_path):
   assert table.addressable_shards[0].data.size * 8 == table.size
 
 
-def test_evaluators(smoke, tmp_path):
-  run = smoke.train(small(smoke, 'seq2seq'), tmp_path)
+def test_evaluators(smoke, small, tmp_path):
+  run = smoke.train(small('seq2seq'), tmp_path)
   check('seq2seq', run.values)
   [test] = run.values['test/losses/xentropy']
   assert test < run.values['train/losses/xentropy'][0]
@@ -84,8 +93,8 @@ def test_evaluators(smoke, tmp_path):
   assert len(file.read_text().splitlines()) == 1
 
 
-def test_pictures(smoke, tmp_path):
-  cfg = small(smoke, 'multimodal')
+def test_pictures(smoke, small, tmp_path):
+  cfg = small('multimodal')
   del cfg.evals['test']
   run = smoke.train(cfg, tmp_path)
   check('multimodal', run.values)
@@ -95,23 +104,17 @@ def test_pictures(smoke, tmp_path):
   assert all('<start_of_image>' in line for line in lines)
 
 
-def test_command_of_the_examples(tmp_path):
+@pytest.mark.filterwarnings('ignore:.*load_module')  # Of ml_collections.
+def test_command_of_the_examples(tmp_path, monkeypatch):
   """The command in their headers finds a config and everything it names."""
-  command = f"""
-import sys
-from absl import flags
-from kauldron import konfig, main
-sys.argv = ['main', '--cfg=examples/seq2seq.py', '--cfg.workdir={tmp_path}']
-main._flags_parser(sys.argv)
-trainer = konfig.resolve(main._CONFIG.value)
-print(type(trainer.model).__name__, trainer.workdir, trainer.num_train_steps)
-"""
-  out = subprocess.run(
-    [sys.executable, '-c', command],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert out.returncode == 0, out.stderr
-  assert out.stdout.split() == ['Gemma3_4B', str(tmp_path), '10000']
+  from kauldron import konfig
+  from kauldron import main
+
+  monkeypatch.chdir(ROOT)
+  command = ['main', '--cfg=examples/seq2seq.py', f'--cfg.workdir={tmp_path}']
+  monkeypatch.setattr(sys, 'argv', command)
+  main._flags_parser(command)
+  trainer = konfig.resolve(main._CONFIG.value)
+  assert type(trainer.model).__name__ == 'Gemma3_4B'
+  assert str(trainer.workdir) == str(tmp_path)
+  assert trainer.num_train_steps == 10_000

@@ -119,7 +119,7 @@ def test_whole_on_each_device_by_default(layout, tmp_path):
     | {
       'embedder': sharded,
       'layer_0': over(2),
-      'layer_7': {**{key: over(1) for key in CASE.params['layer_7']}},
+      'layer_4': {**{key: over(1) for key in CASE.params['layer_4']}},
     },
   }.items(),
   ids=lambda item: item[0],
@@ -138,7 +138,7 @@ def test_sharding(layout, sharding, tmp_path):
   elif name == 'mixed':
     assert where['embedder'] == sharded(CASE.params['embedder'])
     assert set(jax.tree.leaves(where['layer_0'])) == {over(2)}
-    assert set(jax.tree.leaves(where['layer_7'])) == {over(1)}
+    assert set(jax.tree.leaves(where['layer_4'])) == {over(1)}
     assert where['final_norm']['scale'].is_fully_replicated
   else:
     assert where == sharded(CASE.params)
@@ -154,7 +154,7 @@ def test_into_given_params(layout, abstract, tmp_path):
     gm.ckpts.save_params(CASE.params, tmp_path / 'm', layout=layout)
   where = sharded(CASE.params)
   where['final_norm']['scale'] = over(1)
-  where['layer_6']['mlp']['linear'] = over(2)
+  where['layer_2']['mlp']['linear'] = over(2)
   given = jax.device_put(cast(zeros(CASE.params), jnp.bfloat16), where)
   given['layer_3'] = cast(given['layer_3'], jnp.float32)
   kinds = dtypes(given)

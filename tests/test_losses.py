@@ -15,7 +15,7 @@ from gemma.gm.nn import _shapes
 
 CASE = cases.NAMED['gemma2_by_head_dim']  # It has a soft cap.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
-ROWS, LENGTH = 3, 10
+ROWS, LENGTH = 4, 10  # As many rows as two pairs of answers have.
 
 
 def batch(case=CASE, seed=0):
@@ -109,7 +109,7 @@ def test_token_logprobs():
 
 def test_shapes_that_disagree():
   data = batch()
-  with pytest.raises(ValueError, match=r'`mask` has shape \(3, 9\)'):
+  with pytest.raises(ValueError, match=r'`mask` has shape \(4, 9\)'):
     gm.losses.token_logprobs(
       CASE.model,
       CASE.params,
@@ -168,12 +168,12 @@ def test_next_token_gradients():
 
 
 def test_parts_of_a_batch_add_up():
-  data = batch()
+  data = batch(seed=1)
   loss = gm.losses.NextToken(CASE.model)
   whole = loss(CASE.params, data, None)
   parts = [
-    loss(CASE.params, {k: v[i : i + 1] for k, v in data.items()}, None)
-    for i in range(ROWS)
+    loss(CASE.params, {k: v[i : i + 2] for k, v in data.items()}, None)
+    for i in range(0, ROWS, 2)
   ]
   total = jax.tree.map(lambda *x: sum(x), *parts)
   np.testing.assert_allclose(total.value, whole.value, rtol=1e-6)
@@ -357,7 +357,7 @@ def test_preference_errors():
     make(method='ipo', label_smoothing=0.1)
   with pytest.raises(ValueError, match='gm.losses.with_anchor_logprobs'):
     make()(CASE.params, pairs(), None)
-  with pytest.raises(ValueError, match=r'\(3, 10\), not \[B, 2, L\]'):
+  with pytest.raises(ValueError, match=r'\(4, 10\), not \[B, 2, L\]'):
     make()(CASE.params, {'tokens': batch()['input']}, None)
 
 

@@ -69,8 +69,8 @@ def test_logits(both):
   tokens[1, :7] = 0
   tokens[2, :21] = 0
   real = tokens != 0
-  out = ours.model.apply({'params': ours.params}, tokens)
-  error = np.abs(out.logits - hf.logits(theirs, tokens))[real]
+  logits = ours.model.apply({'params': ours.params}, tokens).logits
+  error = np.abs(np.asarray(logits) - hf.logits(theirs, tokens))[real]
   assert error.max() < case.tolerance
   right = np.stack([np.roll(row, -np.argmax(row != 0)) for row in tokens])
   out = ours.model.apply({'params': ours.params}, right)
@@ -83,13 +83,20 @@ def test_logits(both):
 def test_bfloat16(both):
   case, theirs, ours = both
   tokens = case.tokens(3, 24)
-  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ours.params)
-  out = ours.model.apply({'params': params}, tokens).logits
+  params = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), ours.params)
+  out = np.asarray(ours.model.apply({'params': params}, tokens).logits)
   # The same rounded weights, computed in float32.
   rounded = copy.deepcopy(theirs).bfloat16().float()
   exact = hf.logits(rounded, tokens)
   error = np.sqrt(np.mean(np.square(out - exact), axis=-1)) / exact.std()
   assert np.median(error) < case.rounding
+
+
+def test_a_deep_model(tmp_path):
+  """Twelve layers, in float32 and bfloat16."""
+  both = cases.DEEP, *hf.folder_of(cases.DEEP, tmp_path / 'model')
+  test_logits(both)
+  test_bfloat16(both)
 
 
 def test_gradients(both):
@@ -109,7 +116,7 @@ def test_gradients(both):
     head = gm.nn.head_of(params, ours.model.config)
     return jnp.mean(head.losses(out.hidden_states, tokens[:, 1:]))
 
-  grads = _tree.flatten(jax.grad(loss)(ours.params))
+  grads = _tree.flatten(jax.jit(jax.grad(loss))(ours.params))
   theirs = copy.deepcopy(theirs)
   row = torch.tensor(tokens, dtype=torch.long)
   logits = theirs(row).logits[:, :-1].transpose(1, 2)
@@ -128,8 +135,21 @@ def test_gradients(both):
 
 
 def test_greedy_tokens(both):
-  """64 tokens: a batch, one row, prompts in chunks and whole."""
+  """Of prompts longer than the window and shorter, in chunks."""
   case, theirs, ours = both
+  rows = [case.tokens()[0].tolist(), case.tokens()[1, :9].tolist(), [2, 7]]
+  expected = [hf.greedy(theirs, row, 16) for row in rows]
+  small = {'cache_length': 64, 'max_out_length': 16}
+  out = sampler(ours, **small).sample(
+    rows, max_new_tokens=16, return_state=True
+  )
+  assert _until_stop(out.token_ids) == _until_stop(expected)
+
+
+@pytest.mark.parametrize('case', cases.some('gemma3_gqa'), ids=str)
+def test_greedy_tokens_of_every_call(case, tmp_path):
+  """64 tokens: a batch, one row, prompts in chunks and whole."""
+  theirs, ours = hf.folder_of(case, tmp_path / 'model')
   rows = [case.tokens()[0].tolist(), case.tokens()[1, :9].tolist(), [2, 7]]
   expected = [hf.greedy(theirs, row, 64) for row in rows]
   # Nothing ends a text here: all 64 tokens count.
@@ -220,7 +240,7 @@ def test_shards_and_older_files(tmp_path):
   for key in ('layer_types', '_sliding_window_pattern'):
     config.pop(key)
   config |= {
-    'sliding_window_pattern': 6,
+    'sliding_window_pattern': 2,
     'rope_theta': rope['full_attention']['rope_theta'],
     'rope_local_base_freq': rope['sliding_attention']['rope_theta'],
     'rope_scaling': {'rope_type': 'linear', 'factor': 8.0},

@@ -13,12 +13,15 @@ from gemma import gm
 from gemma import peft
 from gemma.gm.ckpts import _transforms
 
-CASES = (
-  cases.NAMED['gemma1_mha'],  # Queries, keys and values in one weight.
-  cases.NAMED['gemma2_by_head_dim'],
-  cases.GEMMA3,
-  cases.NAMED['gemma4_keys_as_values'],
-)
+TARGETS = ['q_proj', 'v_proj'], 'all-linear'
+# What runs by default, of each model: targets, and whether `use_rslora`.
+PAIRS = {
+  # Queries, keys and values in one weight.
+  'gemma1_mha': [(TARGETS[1], False), (TARGETS[0], True)],
+  'gemma2_by_head_dim': [(TARGETS[1], True)],
+  'gemma3_gqa': [(TARGETS[0], False)],
+  'gemma4_keys_as_values': [(TARGETS[1], False)],
+}
 
 
 def close(left, right, **kwargs):
@@ -66,9 +69,13 @@ def logits(case, lora, tokens, params=None):
   return case.model.apply({'params': both}, tokens).logits
 
 
-@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
+@pytest.mark.parametrize(
+  'case',
+  cases.some('gemma1_mqa', 'gemma3n', 'gemma4_experts', among=cases.DISTINCT),
+  ids=str,
+)
 def test_starts_as_the_model_and_scales_with_its_magnitudes(case):
-  tokens = case.tokens(2, 8)
+  tokens = case.tokens()
   lora = peft.init_lora(
     case.params, rank=3, rng=jax.random.key(0), use_dora=True
   )
@@ -89,9 +96,21 @@ def test_starts_as_the_model_and_scales_with_its_magnitudes(case):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')  # Those of peft and transformers.
-@pytest.mark.parametrize('targets', [['q_proj', 'v_proj'], 'all-linear'])
-@pytest.mark.parametrize('rslora', [False, True])
-@pytest.mark.parametrize('model', CASES, ids=str)
+@pytest.mark.parametrize(
+  'model, targets, rslora',
+  [
+    pytest.param(
+      cases.NAMED[name],
+      targets,
+      rslora,
+      marks=[] if (targets, rslora) in pairs else cases.EXHAUSTIVE,
+    )
+    for name, pairs in PAIRS.items()
+    for targets in TARGETS
+    for rslora in (False, True)
+  ],
+  ids=str,
+)
 def test_logits_and_gradients_are_those_of_peft(
   model, targets, rslora, tmp_path
 ):
@@ -127,7 +146,8 @@ def test_logits_and_gradients_are_those_of_peft(
     chosen = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=2)
     return -jnp.mean(chosen), logits
 
-  (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(lora)
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, logits), grads = step(lora)
   ids = torch.from_numpy(tokens).long()
   out = theirs(input_ids=ids, labels=ids)
   out.loss.backward()
@@ -214,7 +234,7 @@ def test_magnitudes_of_integers(method):
   case = cases.CASES[0]
   ints = peft.quantize(case.params, method=method)
   lora = random(adapted(case), ints)
-  tokens = case.tokens(2, 8)
+  tokens = case.tokens()
   out = logits(case, lora, tokens, ints)
   both = peft.merge_params(ints, lora)
   fused = peft.fuse_params(both, dequantize=True)

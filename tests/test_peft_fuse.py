@@ -43,9 +43,9 @@ def adapters(params, **options):
 
 def inputs(case):
   """Tokens, and images for those that see."""
-  tokens = case.tokens(2, 10) % 280 + 1
   if case.config.vision_encoder is None:
-    return tokens, {}
+    return case.tokens(), {}
+  tokens = case.tokens(2, 10) % 280 + 1
   tokens[:, 3] = case.config.image_tokens.start
   return tokens, {'images': case.images(2, 1)}
 
@@ -57,37 +57,55 @@ WAYS = {
 }
 
 
-def ways(case):
-  for name, options in WAYS.items():
-    patterns = [*options.get('targets', ())]
-    if case.config.experts is None and 'router' in patterns:
-      patterns.remove('router')
-    yield name, options | ({'targets': patterns} if patterns else {})
+def options_of(case, way):
+  options = WAYS[way]
+  patterns = [*options.get('targets', ())]
+  if case.config.experts is None and 'router' in patterns:
+    patterns.remove('router')
+  return options | ({'targets': patterns} if patterns else {})
 
 
-@pytest.mark.parametrize('case', (*cases.DISTINCT, cases.VISION), ids=str)
-def test_fused_equals_adapted_and_comes_apart(case):
+FEW = 'gemma1_mqa', 'gemma3n', 'gemma4_experts'
+ALL = (*cases.DISTINCT, cases.VISION)
+
+
+@pytest.mark.parametrize(
+  'case, way',
+  [
+    *((case, 'all') for case in ALL),
+    *(
+      pytest.param(
+        case, way, marks=[] if case.name in FEW else cases.EXHAUSTIVE
+      )
+      for case in ALL
+      for way in ('parts', 'per_head')
+    ),
+  ],
+  ids=str,
+)
+def test_fused_equals_adapted_and_comes_apart(case, way):
   """All weights; values and gates alone; and with an `a` for each head."""
   tokens, images = inputs(case)
-  plain = case.apply(tokens, **images).logits
-  for name, options in ways(case):
-    lora = adapters(case.params, **options)
-    params = peft.merge_params(case.params, lora)
-    out = case.model.apply({'params': params}, tokens, **images).logits
-    fused = peft.fuse_params(params)
-    assert jax.tree.structure(fused) == jax.tree.structure(case.params)
-    again = case.model.apply({'params': fused}, tokens, **images).logits
-    np.testing.assert_allclose(again, out, atol=case.noise, err_msg=name)
-    assert np.abs(out - plain).max() > 0.1
+  plain = np.asarray(case.apply(tokens, **images).logits)
+  lora = adapters(case.params, **options_of(case, way))
+  params = peft.merge_params(case.params, lora)
+  out = np.asarray(
+    case.model.apply({'params': params}, tokens, **images).logits
+  )
+  fused = peft.fuse_params(params)
+  assert jax.tree.structure(fused) == jax.tree.structure(case.params)
+  again = case.model.apply({'params': fused}, tokens, **images).logits
+  np.testing.assert_allclose(again, out, atol=case.noise)
+  assert np.abs(out - plain).max() > 0.1
 
-    # Out again: within what one rounding of each sum leaves, or exactly.
-    apart = peft.unfuse_params(fused, lora)
-    assert jax.tree.structure(apart) == jax.tree.structure(params)
-    jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), apart, params
-    )
-    same(peft.unfuse_params(fused, lora, base=case.params), params)
-    same(peft.unfuse_params(fused, params, base=params), params)
+  # Out again: within what one rounding of each sum leaves, or exactly.
+  apart = peft.unfuse_params(fused, lora)
+  assert jax.tree.structure(apart) == jax.tree.structure(params)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), apart, params
+  )
+  same(peft.unfuse_params(fused, lora, base=case.params), params)
+  same(peft.unfuse_params(fused, params, base=params), params)
 
 
 def test_dtype_of_the_base_is_kept():
@@ -131,7 +149,7 @@ def test_integers_are_made_floats_when_asked(method):
   attention = fused['layer_0']['attn']
   assert attention['q_einsum']['w'].dtype == jnp.float32
   assert '_IntEinsum_0' in attention['kv_einsum']  # It has no adapter.
-  tokens = case.tokens(2, 8)
+  tokens = case.tokens()
   np.testing.assert_allclose(
     case.model.apply({'params': fused}, tokens).logits,
     case.model.apply({'params': params}, tokens).logits,
@@ -145,7 +163,8 @@ def test_stacked_layers(case):
   """Adapters of `scan_layers` are those of each layer, in one array."""
   config = case.config
   stacked = gm.nn.stack_layers(case.params, config)
-  for _, options in ways(case):
+  for way in WAYS:
+    options = options_of(case, way)
     nested = peft.init_lora(case.params, rank=2, rng=KEY, **options)
     merged = peft.merge_params(case.params, nested)
     lora = peft.init_lora(stacked, rank=2, rng=KEY, **options)
@@ -166,12 +185,16 @@ def test_stacked_layers(case):
     )
 
 
-@pytest.mark.parametrize('case', test_scan.CASES, ids=str)
+@pytest.mark.parametrize(
+  'case',
+  cases.some('gemma3n_deep', 'gemma4_experts_deep', among=test_scan.CASES),
+  ids=str,
+)
 def test_scanned_model_with_adapters(case):
   params = peft.merge_params(
     case.params, peft.set_magnitudes(adapters(case.params), case.params)
   )
-  tokens = case.tokens(2, 8)
+  tokens = case.tokens()
   scan = case.model.clone(scan_layers=True)
   stacked = gm.nn.stack_layers(params, case.config)
   np.testing.assert_allclose(

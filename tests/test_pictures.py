@@ -69,19 +69,29 @@ def test_what_might_come_last_is_as_if_alone(data, wide):
     picture_dialogues.training_dialogue(rng, MIXES[1]) for _ in range(30)
   )
   for dialogue in [d for d in found if d.others and len(d.turns) == 1][:2]:
-    row = data.row(dialogue)
-    pixels = picture_rows.images_of([row.scenes], len(row.scenes))
+    whole = data.row(dialogue)
+    alone = [
+      data.row(picture_dialogues.Dialogue([last], dialogue.scenes))
+      for last in [*dialogue.turns, *dialogue.others]
+    ]
+    # One batch of all of them, of one shape for both dialogues.
+    tokens, branches = np.zeros((2, 6, 256), np.int32)
+    for i, row in enumerate([whole, *alone]):
+      tokens[i, : len(row.tokens)] = row.tokens
+    branches[0, : len(whole.tokens)] = whole.branches
+    pixels = picture_rows.images_of([whole.scenes] * 6, 4)
     features = picture_model.features_of(model, params, jnp.asarray(pixels))
-    tokens, branches = (jnp.array([x]) for x in (row.tokens, row.branches))
-    logits = picture_model.logits_of(roomy, params, tokens, features, branches)
-    for i, last in enumerate([*dialogue.turns, *dialogue.others], start=1):
-      alone = data.row(picture_dialogues.Dialogue([last], dialogue.scenes))
-      own = np.flatnonzero(np.isin(row.branches, (0, i)))
-      assert [row.tokens[k] for k in own] == alone.tokens
-      expected = picture_model.logits_of(
-        roomy, params, jnp.array([alone.tokens]), features
+    logits = picture_model.logits_of(
+      roomy, params, jnp.asarray(tokens), features, jnp.asarray(branches)
+    )
+    for i, (row, expected) in enumerate(
+      zip(alone, logits[1 : len(alone) + 1], strict=True), start=1
+    ):
+      own = np.flatnonzero(np.isin(whole.branches, (0, i)))
+      assert [whole.tokens[k] for k in own] == row.tokens
+      np.testing.assert_allclose(
+        logits[0, own], expected[: len(own)], atol=1e-3
       )
-      np.testing.assert_allclose(logits[:, own], expected, atol=1e-3)
 
 
 def test_a_greeting_and_a_question():

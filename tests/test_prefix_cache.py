@@ -9,14 +9,14 @@ import pytest
 import cases
 from gemma import gm
 
-CASE = cases.CASES[3]  # Windows of 6 tokens.
+CASE = cases.GEMMA2  # Windows of 6 tokens.
 PREFIX = CASE.prompts(40)[0]
 ENDS = ([7, 8, 9], [11], [12, 13, 14, 15], [7, 8, 9, 10])
 
 
 @pytest.fixture(scope='module')
 def plain():
-  return CASE.sampler(max_out_length=8)
+  return CASE.sampler()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_entries_stay_good_after_use(sampler, plain):
   }
   expected = plain.sample([*prompt, 9])
   for _ in range(3):
-    assert sampler.sample([*prompt, 9], max_new_tokens=8) == expected
+    assert sampler.sample([*prompt, 9]) == expected
   for ids, caches in kept.items():
     for old, now in zip(caches, jax.tree.leaves(entries[ids]), strict=True):
       np.testing.assert_array_equal(old, now)
@@ -117,7 +117,7 @@ def test_the_least_recently_used_goes_first(plain):
   a, b, c = [5, 6, 7, 8], [15, 16, 17, 18], [25, 26, 27, 28]
   sampler.sample(a)
   one = cache.nbytes
-  assert one == CASE.cache(1, 64).nbytes
+  assert one == CASE.cache(1, 128).nbytes
   sampler.sample(b)
   assert cache.nbytes == 2 * one
   assert cached(sampler, a) == [3]
@@ -152,19 +152,20 @@ def test_other_parameters(sampler):
 @pytest.mark.slow
 def test_with_guesses(plain):
   """The draft model's cache is kept too."""
-  draft = gm.text.DraftModel(model=CASE.model, params=CASE.params, num_tokens=2)
+  draft = gm.text.DraftModel(model=CASE.model, params=CASE.params, num_tokens=3)
   sampler = dataclasses.replace(
     plain, draft=draft, prefix_cache=gm.text.PrefixCache()
   )
-  for end in ENDS[:3]:
-    out = sampler.sample(PREFIX + end, return_state=True)
-    expected = plain.sample(PREFIX + end, return_state=True)
+  prompts = [PREFIX + end for end in ENDS]
+  expected = plain.sample(prompts, return_state=True)
+  for _ in range(2):
+    out = sampler.sample(prompts, return_state=True)
     assert out.token_ids == expected.token_ids
-  assert out.usage.cached_tokens == 40
+    assert [row.cached_tokens for row in out.usage] == [40] * 4
 
 
 @pytest.mark.slow
 def test_samplers_of_the_same_parameters_share(sampler):
   sampler.sample(PREFIX[:5])
-  other = dataclasses.replace(sampler, max_out_length=4)
+  other = dataclasses.replace(sampler, stop_tokens=[9])
   assert cached(other, PREFIX[:5]) == [4]

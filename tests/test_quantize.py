@@ -212,16 +212,29 @@ def test_trainer_starts_with_integers():
 # How they are computed with.
 
 
-@pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
+@pytest.mark.parametrize(
+  'case, method',
+  [
+    pytest.param(
+      case, method, marks=[] if case.name in names else cases.EXHAUSTIVE
+    )
+    for method, names in (
+      ('int8', ('gemma1_mqa', 'gemma2_by_head_dim', 'gemma3n')),
+      ('int4', ('gemma3_gqa', 'gemma4_experts')),
+    )
+    for case in cases.DISTINCT
+  ],
+  ids=str,
+)
 def test_logits_are_those_of_the_floats(case, method, tmp_path):
   gm.ckpts.save_hf(tmp_path / 'm', model=case.model, params=case.params)
-  ints = gm.from_pretrained(tmp_path / 'm', quantize=method)
+  read = gm.from_pretrained(tmp_path / 'm', quantize=method)
+  ints = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), read.params)
   tokens = case.tokens()
-  ours = ints.model.apply({'params': ints.params}, tokens).logits
-  plain = ints.model.apply({'params': floats(ints.params)}, tokens).logits
-  np.testing.assert_allclose(ours, plain, atol=5e-5)
-  exact = case.apply(tokens).logits
+  ours = np.asarray(read.model.apply({'params': ints}, tokens).logits)
+  plain = read.model.apply({'params': floats(ints)}, tokens).logits
+  np.testing.assert_allclose(ours, plain, atol=case.noise)
+  exact = np.asarray(case.apply(tokens).logits)
   error = np.sqrt(np.mean((ours - exact) ** 2)) / np.std(exact)
   assert error < (0.1 if method == 'int8' else 1)
 

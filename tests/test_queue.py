@@ -9,19 +9,23 @@ import cases
 from gemma import gm
 from gemma.gm.text import _decode
 
-CASE = cases.CASES[3]
+CASE = cases.GEMMA2
 COUNT = 37
 METHODS = (
   gm.text.Greedy(),
   gm.text.RandomSampling(),
-  gm.text.Chain(gm.text.RandomSampling(), gm.text.Penalties(frequency=1.0)),
+  gm.text.Chain(
+    gm.text.RandomSampling(),
+    gm.text.Penalties(frequency=1.0),
+    gm.text.LogitBias(bias={9: 3.0}),
+  ),
   gm.text.Chain(gm.text.Greedy(), gm.text.LogitBias(bias={7: 3.0})),
 )
 
 
 @pytest.fixture(scope='module')
 def prompts():
-  lengths = np.random.RandomState(0).randint(1, 28, COUNT)
+  lengths = np.random.RandomState(0).randint(1, 20, COUNT)
   return CASE.prompts(*lengths)
 
 
@@ -29,7 +33,7 @@ def prompts():
 def sampler():
   """Some texts end early, at a stop token; others are cut."""
   return CASE.sampler(
-    cache_length=30, max_batch_size=4, stop_tokens=[*range(200, 220)]
+    **cases.TIGHT, max_batch_size=4, stop_tokens=[*range(200, 220)]
   )
 
 
@@ -37,14 +41,15 @@ def sampler():
 def test_queue_equals_one_by_one(sampler, prompts):
   """With methods of their own, penalties, stop tokens, full caches."""
   methods = [METHODS[i % 4] for i in range(COUNT)]
-  shapes = _decode._prefill_chunk._cache_size(), _decode.decode._cache_size()
+  parts = _decode._prefill_chunk, _decode.decode
+  before = [part._cache_size() for part in parts]
   out = sampler.sample(
     prompts, sampling=methods, rng=5, return_state=True, progress=False
   )
   # Batches of four, and one prompt at a time that takes its turn.
-  assert _decode._prefill_chunk._cache_size() == shapes[0] + 2
-  assert _decode.decode._cache_size() == shapes[1] + 1
-  assert {*out.finish_reason} == {'stop', 'length', 'cache_full'}
+  new = np.subtract([part._cache_size() for part in parts], before)
+  assert (new <= [2, 1]).all()  # Other tests may have compiled them.
+  assert {*out.finish_reason} >= {'stop', 'length', 'cache_full'}
   assert out.tokens.shape == (COUNT, 16)
   # All rows have the stages of all methods, so that one batch may have both.
   groups = [out.token_ids[i : i + 4] for i in range(0, COUNT, 4)]
@@ -56,7 +61,7 @@ def test_queue_equals_one_by_one(sampler, prompts):
     assert batch.token_ids == expected
     assert batch.usage == out.usage[rows]
     assert batch.text == out.text[rows]
-  for i in range(4):
+  for i in range(3):
     alone = sampler.sample(
       prompts[i], sampling=methods[i], rng=5, return_state=True
     )
@@ -90,8 +95,8 @@ def test_limits_of_their_own(sampler, prompts):
 
 
 def test_prompt_too_long_is_found_before_anything_is_sampled(sampler, prompts):
-  prompts = [*prompts[:20], [5] * 31, *prompts[20:]]
-  with pytest.raises(ValueError, match='Row 20 has 31 tokens.*holds 30'):
+  prompts = [*prompts[:20], [5] * 22, *prompts[20:]]
+  with pytest.raises(ValueError, match='Row 20 has 22 tokens.*holds 21'):
     sampler.sample(prompts, progress=False)
 
 

@@ -140,11 +140,9 @@ def test_any_sharding_reads_any_other(written, tmp_path):
 @pytest.mark.slow
 def test_files_do_not_remember_the_machine(tmp_path):
   """Written on 8 devices; read on 4, here, and on 1."""
-  for devices, verb in ((8, 'save'), (1, 'load')):
-    flags = f'--xla_force_host_platform_device_count={devices}'
-    command = [sys.executable, HERE / 'run_devices.py', verb, tmp_path]
-    env = os.environ | {'XLA_FLAGS': flags}
-    subprocess.run(command, env=env, check=True)
+  command = [sys.executable, HERE / 'run_devices.py', tmp_path]
+  out = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert out.returncode == 0, out.stderr
   here = run_states.sharding((2, 2), 'ab', (None, ('a', 'b')))
   keys = run_states.sharding((2, 2), 'ab', 'b')
   ckpts = gm.ckpts.RunCheckpoints(tmp_path)
@@ -352,9 +350,12 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_may_be_killed_at_any_moment(tmp_path):
-  """A hundred lives, each killed while saving."""
-  command = [sys.executable, HERE / 'run_killed.py', tmp_path, '100']
+@pytest.mark.parametrize(
+  'lives', [40, pytest.param(100, marks=pytest.mark.exhaustive)]
+)
+def test_a_run_may_be_killed_at_any_moment(lives, tmp_path):
+  """Many lives, each killed while saving."""
+  command = [sys.executable, HERE / 'run_killed.py', tmp_path, str(lives)]
   out = subprocess.run(command, capture_output=True, text=True, check=False)
   assert out.returncode == 0, out.stdout + out.stderr
   print(out.stdout)

@@ -7,13 +7,14 @@ import pytest
 import images
 from test_sampler_images import CASE
 from test_sampler_images import SEEN
+from test_sampler_images import SIZES
 from test_sampler_images import START
 from test_sampler_images import blind
 
 
 @pytest.fixture(scope='module')
 def sampler():
-  return CASE.sampler(cache_length=128, pad_length=(8, 32))
+  return CASE.sampler(**SIZES)
 
 
 ONE, TWO = [5, START, 6], [START, 5, START]

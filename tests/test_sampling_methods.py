@@ -14,7 +14,7 @@ from gemma.gm.math import _select
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
 
-LOGITS = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1], jnp.float32))
+LOGITS = jnp.asarray(np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32)))
 
 
 def draws(method, logits=LOGITS, count=4000):
@@ -97,20 +97,31 @@ def values(name):
 
 
 @pytest.mark.parametrize('name', ['random', 'ties', 'equal', 'forbidden'])
-@pytest.mark.parametrize('k', [1, 2, 7, 32, 33, 50, 0])
-def test_top_k_is_that_of_a_sort(name, k):
-  logits = values(name)
+def test_top_k_is_that_of_a_sort(name):
+  logits, counts = values(name), [1, 2, 7, 32, 33, 50, 0]
   order = np.argsort(-logits, axis=-1, kind='stable')
-  expected = np.zeros(logits.shape, bool)
-  np.put_along_axis(expected, order[:, : k or None], True, axis=-1)
-  kept = _select.among_top_k(jnp.asarray(logits), jnp.full(3, k))
-  np.testing.assert_array_equal(kept, expected)
+  expected = np.zeros((len(counts), *logits.shape), bool)
+  for k, places in zip(counts, expected, strict=True):
+    np.put_along_axis(places, order[:, : k or None], True, axis=-1)
+  kept = _select.among_top_k(
+    jnp.asarray(np.tile(logits, (len(counts), 1))),
+    jnp.asarray(np.repeat(counts, 3).astype(np.int32)),
+  )
+  np.testing.assert_array_equal(kept, expected.reshape(-1, 33))
 
 
 @pytest.mark.parametrize('name', ['random', 'ties', 'equal', 'forbidden'])
-@pytest.mark.parametrize('p', [1e-6, 0.3, 0.9, 0.999, 1 - 1e-7, 1.0])
-def test_top_p_is_that_of_a_sort(name, p):
-  logits = values(name)
+def test_top_p_is_that_of_a_sort(name):
+  logits, parts = values(name), [1e-6, 0.3, 0.9, 0.999, 1 - 1e-7, 1.0]
+  kept = _select.among_top_p(
+    jnp.asarray(np.tile(logits, (len(parts), 1))),
+    jnp.asarray(np.repeat(parts, 3).astype(np.float32)),
+  )
+  for p, found in zip(parts, np.reshape(kept, (-1, 3, 33)), strict=True):
+    check_top_p(logits, p, found)
+
+
+def check_top_p(logits, p, kept):
   probs = np.exp(logits - logits.max(axis=-1, keepdims=True)).astype('d')
   probs /= probs.sum(axis=-1, keepdims=True)
   # As published: the rank is the number of sums below p; equals are kept.
@@ -118,7 +129,6 @@ def test_top_p_is_that_of_a_sort(name, p):
   order = -np.sort(-logits, axis=-1)
   least = order[np.arange(3), np.minimum(rank, 32)]
   expected = (logits >= least[:, None]) | (p == 1)
-  kept = np.asarray(_select.among_top_p(jnp.asarray(logits), jnp.full(3, p)))
   if p == pytest.approx(1, abs=1e-6):  # Float32 cannot tell the last ones.
     differ = np.where(kept != expected, probs, 0)
     assert differ.sum(axis=-1).max() < 3e-7
@@ -189,13 +199,13 @@ def test_penalties_by_hand():
 
 def test_greedy_with_penalties_step_by_step():
   """The sampler's answer is that of the definition on uncached logits."""
-  case = cases.CASES[4]
+  case = cases.GEMMA2
   method = gm.text.Penalties(repetition=1.3, frequency=0.4, presence=0.8)
   (prompt,) = case.prompts(9)
   sampling = gm.text.Chain(gm.text.Greedy(), method)
   out = case.sampler().sample(prompt, sampling=sampling, return_state=True)
-  tokens = np.array([prompt + out.token_ids])
-  logits = np.array(case.apply(tokens).logits[0], np.float64)
+  logits, _ = case.one_pass([prompt + out.token_ids] * 4)[0]
+  logits = logits.astype(np.float64)
   for i, token in enumerate(out.token_ids):
     row, answer = logits[len(prompt) - 1 + i], out.token_ids[:i]
     row[[0, 110, 111]] = -np.inf  # Padding and images.
@@ -238,7 +248,7 @@ class Last(gm.text.SamplingMethod):
 
 
 def test_method_of_a_user():
-  case = cases.CASES[0]
+  case = cases.GEMMA2
   sampler = case.sampler(forbidden_tokens=[299])
   fields = {'max_new_tokens': 3, 'return_state': True}
   (prompt,) = case.prompts(4)

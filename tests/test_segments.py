@@ -13,22 +13,36 @@ ALL = pytest.mark.parametrize('case', cases.DISTINCT, ids=str)
 
 
 def packed(case):
-  """One row with three sequences, padding between and behind."""
+  """Sequences in rows of their own, and in one row, in two orders.
+
+  Padding stands between and behind.
+  """
   rows = case.prompts(*LENGTHS)
-  tokens = rows[0] + rows[1] + [0, 0] + rows[2] + [0]
-  ids = [1] * 9 + [2] * 4 + [0, 0] + [3] * 8 + [0]
-  return rows, jnp.asarray([tokens]), jnp.asarray([ids])
+  alone, tokens, ids = np.zeros((3, 3, cases.LENGTH), np.int32)
+  for i, row in enumerate(rows):
+    alone[i, : len(row)] = row
+  for i, order in enumerate([(0, 1, 2), (2, 0, 1)]):
+    begin = 0
+    for number in order:
+      part = slice(begin, begin + LENGTHS[number])
+      tokens[i, part], ids[i, part] = rows[number], number + 1
+      begin = part.stop + number
+  return alone, tokens, ids
 
 
 @ALL
 def test_logits_are_those_of_each_alone(case):
-  rows, tokens, ids = packed(case)
-  out = case.apply(tokens, segment_ids=ids).logits[0]
-  for number, row in enumerate(rows, 1):
-    alone = case.apply(jnp.asarray([row])).logits[0]
-    np.testing.assert_allclose(
-      out[ids[0] == number], alone, atol=case.noise, err_msg=str(number)
-    )
+  alone, tokens, ids = packed(case)
+  expected = np.asarray(case.apply(alone).logits)
+  out = np.asarray(case.apply(tokens, segment_ids=ids).logits)
+  for row in (0, 1):
+    for i, length in enumerate(LENGTHS):
+      np.testing.assert_allclose(
+        out[row][ids[row] == i + 1],
+        expected[i, :length],
+        atol=case.noise,
+        err_msg=f'sequence {i} of row {row}',
+      )
 
 
 # One of each kind of layer; where logits agree, the others' gradients do too.
@@ -39,18 +53,18 @@ def test_logits_are_those_of_each_alone(case):
 )
 @pytest.mark.slow
 def test_gradients_are_those_of_all_together(case):
-  rows, tokens, ids = packed(case)
+  alone, tokens, ids = packed(case)
 
+  @jax.jit
+  @jax.grad
   def total(params, tokens, **kwargs):
     logits = case.model.apply({'params': params}, tokens, **kwargs).logits
     return jnp.sum(jnp.where((tokens != 0)[..., None], jnp.sin(logits), 0))
 
-  def alone(params):
-    return sum(total(params, jnp.asarray([row])) for row in rows)
-
-  mine = jax.grad(total)(case.params, tokens, segment_ids=ids)
-  expected = jax.grad(alone)(case.params)
-  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+  tokens[1], ids[1] = 0, 0
+  mine = total(case.params, tokens, segment_ids=ids)
+  expected = total(case.params, alone)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
       a, b, atol=case.tolerance * largest
@@ -65,14 +79,14 @@ def test_images_belong_to_the_segment_of_their_place():
   start = case.config.image_tokens.start
   images = case.images(1, 2)
   rows = [[5, start, 6, 7], [8, 9, start, 10, 11]]
-  tokens = jnp.asarray([rows[0] + rows[1] + [0]])
-  ids = jnp.asarray([[1] * 4 + [2] * 5 + [0]])
-  out = case.apply(tokens, images=images, segment_ids=ids).logits[0]
+  tokens = np.array([rows[0] + rows[1] + [0]])
+  ids = np.array([[1] * 4 + [2] * 5 + [0]])
+  out = np.asarray(case.apply(tokens, images=images, segment_ids=ids).logits[0])
+  apart = np.array([[*rows[0], 0], rows[1]])
+  alone = np.asarray(case.apply(apart, images=images.swapaxes(0, 1)).logits)
   for number, row in enumerate(rows):
-    one = images[:, number : number + 1]
-    alone = case.apply(jnp.asarray([row]), images=one).logits[0]
     np.testing.assert_allclose(
-      out[ids[0] == number + 1], alone, atol=case.noise
+      out[ids[0] == number + 1], alone[number, : len(row)], atol=case.noise
     )
 
 
@@ -99,7 +113,7 @@ def test_attention_skips_blocks_of_other_segments(implementation):
     'naive': gm.math.naive_attention,
     'chunked': lambda *x, **y: gm.math.chunked_attention(*x, **y, block=8),
   }[implementation]
-  out = run(q, k, v, mask=mask, scale=0.3)
+  out = jax.jit(run, static_argnames='scale')(q, k, v, mask=mask, scale=0.3)
   np.testing.assert_allclose(out, expected, atol=1e-6)
 
 

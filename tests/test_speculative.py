@@ -13,15 +13,15 @@ from gemma.gm.text import _drafts
 from gemma.gm.text import _runner
 from gemma.gm.text import _speculative
 
-CASE = cases.CASES[3]  # Sliding and global layers.
-LENGTHS = (3, 14, 9)
+CASE = cases.GEMMA2  # Sliding and global layers.
+LENGTHS = (3, 14, 9, 1)
 
 
 def noisy(params, std):
   """Parameters of a draft that is often, but not always right."""
   rng = np.random.RandomState(0)
   return jax.tree.map(
-    lambda x: x + jnp.asarray(rng.normal(0, std, x.shape), x.dtype), params
+    lambda x: x + rng.normal(0, std, x.shape).astype(x.dtype), params
   )
 
 
@@ -32,9 +32,9 @@ def draft_model(case, std, num_tokens=3):
 
 
 DRAFTS = {
-  'lookup': gm.text.PromptLookup(num_tokens=3, ngram=2),
+  'lookup': gm.text.PromptLookup(num_tokens=2),
   'itself': draft_model(CASE, 0.0),
-  'similar': draft_model(CASE, 0.02, num_tokens=2),
+  'similar': draft_model(CASE, 0.02),
 }
 
 
@@ -43,56 +43,65 @@ def three_turns(sampler, prompts):
   state, answers = None, []
   for turn in range(3):
     out = sampler.sample(
-      [row[turn:] for row in prompts], last_state=state, return_state=True
+      [row[turn:] or row for row in prompts],
+      last_state=state,
+      return_state=True,
     )
     state = out.state
     answers.append(out.token_ids)
   return answers, state
 
 
-@pytest.mark.parametrize('name', ['lookup', 'similar'])
+def exhaustive(*values):
+  return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize(
+  'name, capacity',
+  [('lookup', 512), ('similar', 64), exhaustive('lookup', 64)],
+)
 @pytest.mark.slow
-def test_turns_and_growth_of_the_cache(name, monkeypatch):
+def test_turns_and_growth_of_the_cache(name, capacity, monkeypatch):
   """Rings wrap, and the cache grows, while guesses are taken back."""
   prompts = CASE.prompts(*LENGTHS)
-  fields = {'cache_length': 100, 'max_out_length': 16}
-  expected, plain = three_turns(CASE.sampler(**fields), prompts)
-  monkeypatch.setattr(_runner, '_CAPACITY', 50)
+  expected, plain = three_turns(CASE.sampler(), prompts)
+  monkeypatch.setattr(_runner, '_CAPACITY', capacity)
   monkeypatch.setattr(_runner, '_ANSWER', 1)
-  sampler = CASE.sampler(draft=DRAFTS[name], **fields)
+  sampler = CASE.sampler(draft=DRAFTS[name])
   answers, state = three_turns(sampler, prompts)
   assert answers == expected
   assert state.contexts() == plain.contexts()
   np.testing.assert_array_equal(state.cache.length, plain.cache.length)
-  last = CASE.apply(state.last_token[:, None], cache=state.cache).logits[:, 0]
-  for i, row in enumerate(plain.contexts()):
-    whole = CASE.apply(np.array([row])).logits[0, -1]
-    np.testing.assert_allclose(last[i], whole, atol=1e-4, rtol=0)
+  assert state.cache.cache_length == 128
+  last = CASE.after(state)
+  whole = CASE.one_pass(plain.contexts())
+  for logits, (expected, _) in zip(last, whole, strict=True):
+    np.testing.assert_allclose(logits, expected[-1], atol=1e-4, rtol=0)
 
 
 def test_a_draft_that_is_right_saves_passes():
   """Of 13 tokens the first costs no pass, and 4 come out of each other."""
   prompts = CASE.prompts(*LENGTHS)
-  sampler = CASE.sampler(draft=DRAFTS['itself'], cache_length=100)
+  sampler = CASE.sampler(draft=DRAFTS['itself'])
   request = sampler._new_request(
-    prompts, limits=[13] * 3, sampling=gm.text.Greedy(), key=jax.random.key(0),
+    prompts, limits=[13] * 4, sampling=gm.text.Greedy(), key=jax.random.key(0),
     logprobs=None, hidden_states=False, logits_mask=None, sharding=None,
   )  # fmt: skip
   state, _ = sampler._runner.begin(request)
   for count in (5, 9, 13):
     state = sampler._runner.advance(state, request, 1)
-    assert state.count.tolist() == [count] * 3
+    assert state.count.tolist() == [count] * 4
 
 
 def test_state_of_a_sampler_without_the_draft():
   """It has no room to take guesses back: everything is computed anew."""
   prompts = CASE.prompts(*LENGTHS)
-  plain = CASE.sampler(cache_length=100)
+  plain = CASE.sampler()
   fields = {'max_new_tokens': 12, 'return_state': True}
   first = plain.sample(prompts, **fields)
   expected = plain.sample(prompts, last_state=first.state, **fields)
   for draft in (DRAFTS['lookup'], DRAFTS['itself']):
-    guessing = CASE.sampler(cache_length=100, draft=draft)
+    guessing = CASE.sampler(draft=draft)
     out = guessing.sample(prompts, last_state=first.state, **fields)
     assert out.token_ids == expected.token_ids
     back = plain.sample(prompts, last_state=out.state, **fields)
@@ -124,23 +133,25 @@ ROWS = 2000
 @pytest.fixture(scope='module')
 def toy():
   """A model of 12 tokens, where all pairs of tokens can be counted."""
-  case = cases.CASES[2]
+  case = cases.GEMMA2
   fields = {**vars(case.config), 'num_embed': 12}
-  fields['attention_types'] = case.config.attention_types[:2]
+  fields['attention_types'] = case.config.attention_types[:1]
   return cases.Case('toy', type(case.config)(**fields))
+
+
+PENALTIES = gm.text.Penalties(presence=2.0)
+TOP_K = gm.text.TopkSampling(k=4, temperature=1.5)
 
 
 @pytest.mark.parametrize(
   'sampling',
   [
-    gm.text.RandomSampling(),
-    gm.text.TopkSampling(k=4, temperature=1.5),
-    pytest.param(
-      gm.text.Chain(gm.text.RandomSampling(), gm.text.Penalties(presence=2.0)),
-      marks=pytest.mark.slow,
-    ),
+    gm.text.Chain(TOP_K, PENALTIES),
+    exhaustive(gm.text.RandomSampling()),
+    exhaustive(TOP_K),
+    exhaustive(gm.text.Chain(gm.text.RandomSampling(), PENALTIES)),
   ],
-  ids=['random', 'top-k', 'penalties'],
+  ids=['all', 'random', 'top-k', 'penalties'],
 )
 @pytest.mark.slow
 def test_guesses_leave_the_distribution_as_it_is(toy, sampling):

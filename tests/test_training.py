@@ -106,12 +106,20 @@ def test_adapters_on_integers_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('trainable', [None, 'lora'])
-def test_parts_of_a_batch_are_the_batch(trainable):
+@pytest.mark.parametrize(
+  'trainable, counts',
+  [
+    (None, (1, 2)),
+    ('lora', (1, 4)),
+    pytest.param(None, (1, 4), marks=cases.EXHAUSTIVE),
+    pytest.param('lora', (1, 2), marks=cases.EXHAUSTIVE),
+  ],
+)
+def test_parts_of_a_batch_are_the_batch(trainable, counts):
   """Rows have from 1 to all of their tokens in the loss."""
   optimizer = optax.sgd(0.1)
   results = []
-  for accumulate in (1, 2, 4):
+  for accumulate in counts:
     params = with_lora(copied(CASE.params))
     state = gm.training.init_state(params, optimizer, trainable=trainable)
     step = gm.training.make_step(
@@ -343,8 +351,16 @@ def test_one_program_for_all_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('accumulate', [1, 2])
-@pytest.mark.parametrize('spec', [(), ('d',)], ids=str)
+@pytest.mark.parametrize(
+  'spec, accumulate',
+  [
+    ((), 2),
+    (('d',), 1),
+    pytest.param((), 1, marks=cases.EXHAUSTIVE),
+    pytest.param(('d',), 2, marks=cases.EXHAUSTIVE),
+  ],
+  ids=str,
+)
 def test_shards_stay_where_they_are(spec, accumulate):
   """Weights in whole or in parts on four devices, rows on all of them."""
   mesh = jax.sharding.Mesh(np.array(jax.devices()), 'd')

@@ -1,6 +1,7 @@
 """Images in a model: where they go, who sees them, what they change."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -113,28 +114,38 @@ def test_batch_dims_and_one_image(soft):
 
 
 def test_a_row_is_as_if_alone(whole, wide, soft):
-  """Without its padding, its neighbours, and images without a place."""
-  for i, count in enumerate([2, 1, 2]):
-    row = np.asarray(wide[0][i])
-    alone = CASE.apply(row[row != 0], soft_tokens=soft[i, :count]).logits
-    close(alone, whole[i][row != 0])
+  """Without padding before it, and between empty rows."""
+  for i, row in enumerate(np.asarray(wide[0])):
+    alone, real = np.zeros_like(wide[0]), row[row != 0]
+    alone[i, : len(real)] = real
+    out = np.asarray(CASE.apply(alone, soft_tokens=soft).logits[i])
+    close(out[: len(real)], np.asarray(whole[i])[row != 0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('cuts', [(), (5, 10), (4, 9, 17, 23), (16,)])
-def test_chunked_equals_one_shot(cuts, soft):
+@pytest.mark.parametrize(
+  'cuts',
+  [
+    (5, 10),
+    *(
+      pytest.param(cuts, marks=cases.EXHAUSTIVE)
+      for cuts in ((), (4, 9, 17, 23), (16,))
+    ),
+  ],
+  ids=str,
+)
+def test_chunked_equals_one_shot(cuts, soft, whole):
   """Past the window, with a cache; images whole, but anything between cut."""
   row, _ = plain_expand(CASE.picture_prompts()[0], 2)
-  row = jnp.array([row])
-  expected = CASE.apply(row, soft_tokens=soft[:1]).logits
+  row = np.array([row])
   cache, done, logits = CASE.cache(1, 40), 0, []
-  for part in jnp.split(row, cuts, axis=1):
+  for part in np.split(row, cuts, axis=1):
     count = int((part == -2).sum()) // 4
     its = {'soft_tokens': soft[:1, done : done + count]} if count else {}
     out = CASE.apply(part, cache=cache, **its)
     cache, done = out.cache, done + count
     logits.append(out.logits)
-  close(np.concatenate(logits, axis=1), expected)
+  close(np.concatenate(logits, axis=1), whole[:1])
   assert cache.length.tolist() == [row.shape[1]]
 
 
@@ -152,15 +163,13 @@ def test_images_into_a_cache(whole, wide):
   close(rest.logits[0], np.asarray(whole[0])[np.asarray(wide[1])[0, 6:]])
 
 
-def test_who_sees_an_image(soft, wide):
+def test_who_sees_an_image(soft, wide, whole):
   """Its own tokens and later ones: not what is before, start token included."""
-  row = wide[0][:1]
-  second = np.flatnonzero(np.asarray(row[0]) == -2)[4:]
-  changed = soft[:1].at[0, 1, 3].add(1.0)  # The last of the second image.
-  before, after = (
-    CASE.apply(row, soft_tokens=x).logits[0] for x in (soft[:1], changed)
-  )
-  moved = np.abs(after - before).max(axis=-1)
+  second = np.flatnonzero(np.asarray(wide[0][0]) == -2)[4:]
+  changed = np.array(soft)
+  changed[0, 1, 3] += 1  # The last of the second image.
+  after = CASE.apply(wide[0], soft_tokens=jnp.asarray(changed)).logits
+  moved = np.abs(np.asarray(after - whole)[0]).max(axis=-1)
   assert (moved[: second[0]] == 0).all()
   assert (moved[second[0] :] > 1e-6).all()
 
@@ -178,6 +187,7 @@ def test_without_images_it_is_the_text_model():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # `test_sampler_images_parity.py` has a prompt of text.
 def test_samplers_take_the_model_for_text():
   text = dataclasses.replace(CASE.config, vision_encoder=None)
   text = cases.Case(CASE.name, text)
@@ -203,7 +213,7 @@ def test_gradients(frozen):
     logits = model.apply({'params': params}, tokens, images=images).logits
     return jnp.mean(jnp.square(logits), where=(tokens != 0)[..., None])
 
-  grads = _tree.flatten(jax.grad(loss)(CASE.params))
+  grads = _tree.flatten(jax.jit(jax.grad(loss))(CASE.params))
   for path, x in grads.items():
     assert np.isfinite(x).all(), path
     # Keys may all be moved by the same: no score changes.
@@ -213,8 +223,8 @@ def test_gradients(frozen):
 
 
 def test_bfloat16_is_close_to_float32():
-  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), CASE.params)
-  rounded = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+  half = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), CASE.params)
+  rounded = jax.tree.map(lambda x: jnp.asarray(x, np.float32), half)
   tokens, images = CASE.picture_prompts(), CASE.images()
   real = tokens != 0
   exact = CASE.model.apply({'params': rounded}, tokens, images=images).logits
@@ -227,9 +237,11 @@ def test_bfloat16_is_close_to_float32():
   encoder = CASE.config.vision_encoder.clone(siglip_encoder=vit)
   params = {'params': CASE.params['vision_encoder']}
   patches = encoder.patchify_images(jnp.asarray(images))
-  low = encoder.apply(params, patches=patches, is_training=False)
-  high = CASE.config.vision_encoder.apply(
-    params, patches=patches, is_training=False
+  low, high = (
+    jax.jit(functools.partial(one.apply, is_training=False))(
+      params, patches=patches
+    )
+    for one in (encoder, CASE.config.vision_encoder)
   )
   assert low.dtype == jnp.bfloat16
   error = np.sqrt(np.mean(np.square(low - high)))

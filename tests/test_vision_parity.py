@@ -47,7 +47,10 @@ def test_soft_tokens(both):
   assert np.std(expected) > 0.1
 
 
-@pytest.mark.parametrize('count', [1, 2, 5])
+@pytest.mark.parametrize(
+  'count',
+  [5, *(pytest.param(count, marks=cases.EXHAUSTIVE) for count in (1, 2))],
+)
 def test_logits(both, count):
   """Up to nine times the window; ragged rows, padding on both sides."""
   theirs, ours = both
@@ -66,7 +69,7 @@ def test_logits(both, count):
 
 def test_text_without_images(both):
   theirs, ours = both
-  tokens = CASE.tokens(2, 24) % 280 + 1
+  tokens = CASE.tokens() % 280 + 1
   out = ours.model.apply({'params': ours.params}, tokens)
   assert error(out.logits, hf.logits(theirs, tokens), tokens) < TOLERANCE
 
@@ -74,7 +77,7 @@ def test_text_without_images(both):
 def test_bfloat16(both):
   theirs, ours = both
   tokens, images = CASE.picture_prompts(), CASE.images()
-  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ours.params)
+  half = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), ours.params)
   out = ours.model.apply({'params': half}, tokens, images=images).logits
   row, place = expanded(tokens)
   rounded = copy.deepcopy(theirs).bfloat16().float()
@@ -84,7 +87,14 @@ def test_bfloat16(both):
   assert np.sqrt(np.mean(np.square(difference))) < 2e-2 * exact.std()
 
 
-@pytest.mark.parametrize('cuts', [(), (5, 13, 18), (16,)])
+@pytest.mark.parametrize(
+  'cuts',
+  [
+    (5, 13, 18),
+    *(pytest.param(cuts, marks=cases.EXHAUSTIVE) for cuts in ((), (16,))),
+  ],
+  ids=str,
+)
 def test_greedy_tokens(both, cuts):
   """32 tokens behind two images, fed in chunks into a cache."""
   theirs, ours = both

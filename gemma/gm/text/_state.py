@@ -211,8 +211,7 @@ def whole(state: SamplingState) -> SamplingState:
 
 def take_rows(state: Any, rows: Sequence[int] | np.ndarray) -> Any:
   """Some rows of a state, or of any tree whose leaves have rows."""
-  index = jnp.asarray(np.asarray(rows, np.int32))
-  return jax.tree.map(lambda x: x[index], state)
+  return _take_rows(state, np.asarray(rows, np.int32))
 
 
 def put_rows(state: Any, rows: Sequence[int] | np.ndarray, new: Any) -> Any:
@@ -224,6 +223,11 @@ def put_rows(state: Any, rows: Sequence[int] | np.ndarray, new: Any) -> Any:
     new: The rows to put there, of the same capacity.
   """
   return _put_rows(state, jnp.asarray(np.asarray(rows, np.int32)), new)
+
+
+@jax.jit
+def _take_rows(state: Any, index: Int[Array, 'R']) -> Any:
+  return jax.tree.map(lambda x: x[index], state)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

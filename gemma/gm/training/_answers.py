@@ -41,7 +41,7 @@ def exact_answers(
   ...   gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
   ... )
   >>> sampler = gm.text.Sampler(
-  ...   model=model, params=params, tokenizer=tokenizer, max_out_length=8
+  ...   model=model, params=params, tokenizer=tokenizer
   ... )
   >>> gm.training.exact_answers(
   ...   sampler,
