@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
+from jaxtyping import Float32
 
 from gemma.gm.math import _chunked_attention
 from gemma.gm.math import _mask
 from gemma.gm.math import _parallel_attention
 from gemma.gm.math import _partition
 from gemma.gm.math import _scores
+from gemma.gm.math import _shapes
 
 Implementation = Literal['auto', 'naive', 'chunked']
 
@@ -72,7 +74,8 @@ def attend(
       f'{q.shape[2]} query heads cannot share {k.shape[2]} kv heads evenly.'
     )
   if implementation == 'auto':
-    small = q.shape[1] * k.shape[1] <= _NAIVE_SCORES
+    scores = q.shape[1] * k.shape[1]
+    small = not _shapes.is_known(scores) or scores <= _NAIVE_SCORES
     implementation = 'naive' if small else 'chunked'
   match implementation:
     case 'naive':
@@ -102,11 +105,55 @@ def naive_attention(
   softcap: float | None = None,
 ) -> Float[Array, 'B T N H']:
   """`attend` with all scores in memory. The definition, and the oracle."""
+  probs = _probabilities(q, k, mask, scale, softcap)
+  out = jnp.einsum('BKGTH->BTKGH', _scores.weighted(probs, v))
+  return out.reshape(q.shape).astype(q.dtype)
+
+
+def attention_weights(
+  q: Float[Array, 'B T N H'],
+  k: Float[Array, 'B S K H'],
+  *,
+  mask: _mask.Mask,
+  scale: float,
+  softcap: float | None = None,
+) -> Float32[Array, 'B T N S']:
+  """The share of each key in what `attend` returns for a query.
+
+  Shares of a query sum to one, or to zero if it sees nothing.
+
+  Args:
+    q: Queries.
+    k: Keys.
+    mask: Which keys each query may see.
+    scale: See `attend`.
+    softcap: See `attend`.
+  """
+  probs = _probabilities(q, k, mask, scale, softcap)
+  probs = jnp.einsum('BKGTS->BTKGS', probs)
+  return probs.reshape(*q.shape[:-1], k.shape[1])
+
+
+def weighted_values(
+  weights: Float[Array, 'B T N S'], v: Float[Array, 'B S K H']
+) -> Float32[Array, 'B T N H']:
+  """Sums of values with the shares of `attention_weights`."""
+  grouped = _scores.grouped(weights, v.shape[2])
+  out = jnp.einsum('BKGTH->BTKGH', _scores.weighted(grouped, v))
+  return out.reshape(*weights.shape[:-1], v.shape[-1])
+
+
+def _probabilities(
+  q: jax.Array,
+  k: jax.Array,
+  mask: _mask.Mask,
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:
+  """`f32[B K G T S]`."""
   scores, visible = _scores.scores(
     _scores.grouped(q, k.shape[2]), k, mask, scale, softcap
   )
   peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = jnp.where(visible, jnp.exp(scores - peak), 0)
-  probs = weights / _scores.nonzero(weights.sum(axis=-1, keepdims=True))
-  out = jnp.einsum('BKGTH->BTKGH', _scores.weighted(probs, v))
-  return out.reshape(q.shape).astype(q.dtype)
+  return weights / _scores.nonzero(weights.sum(axis=-1, keepdims=True))

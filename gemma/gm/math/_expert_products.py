@@ -18,6 +18,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from gemma.gm.math import _integers
+from gemma.gm.math import _shapes
 from gemma.gm.math import _slices
 
 # Pairs that are computed at once: more fill a device better, fewer leave less
@@ -147,7 +148,8 @@ def _grouped_bwd(residuals: Any, grad: Any) -> tuple[Any, ...]:
       drows, dpairs, *dw = pull(block.tokens(grad))
       dx = block.add_to_tokens(dx, drows)
       dshares = block.set_pairs(dshares, dpairs)
-      return dx, dshares, jax.tree.map(jnp.add, dweights, jax.tree.leaves(dw))
+      parts = zip(dweights, jax.tree.leaves(dw), strict=True)
+      return dx, dshares, [a + b.astype(a.dtype) for a, b in parts]
 
     dx, dshares, bits = grads
     sums = [jnp.zeros(w.shape[1:], jnp.float32) for w in leaves]
@@ -191,7 +193,8 @@ class _Block(NamedTuple):
     self, x: Float[Array, 'M D'], y: Float[Array, 'P D']
   ) -> Float[Array, 'M D']:
     """Adds what pairs have to their tokens, of which none is there twice."""
-    return x.at[self.token].add(y, mode='drop', unique_indices=True)
+    rows = x.at[self.token]
+    return rows.add(y.astype(x.dtype), mode='drop', unique_indices=True)
 
   def set_pairs(
     self, x: Float[Array, 'M C'], y: Float[Array, 'P']
@@ -221,9 +224,13 @@ class _Blocks(NamedTuple):
     """Sorts pairs; those of experts that do not exist come last."""
     flat = index.reshape(-1)
     order = jnp.argsort(flat, stable=True)
-    starts = jnp.searchsorted(flat[order], jnp.arange(experts + 1))
-    half = max(flat.size // experts, 1) // 2  # Of an expert's pairs, mostly.
-    size = min(max(1 << half.bit_length(), _FEWEST), _MOST)
+    # A binary search would need to know how many there are.
+    before = flat[None] < jnp.arange(experts + 1)[:, None]
+    starts = jnp.sum(before, axis=1, dtype=jnp.int32)
+    size = _MOST
+    if _shapes.is_known(flat.size):
+      half = max(flat.size // experts, 1) // 2  # Of an expert's pairs, mostly.
+      size = min(max(1 << half.bit_length(), _FEWEST), _MOST)
     order = jnp.concatenate([order, jnp.zeros(size, order.dtype)])
     return cls(order, starts, index.shape[1], size)
 

@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from gemma.gm.math import _expert_products
 from gemma.gm.math import _partition
+from gemma.gm.math import _shapes
 
 Weights = _expert_products.Weights
 
@@ -83,7 +84,8 @@ _Both = tuple[Weights, Weights]
 
 def _apply(tokens: _Tokens, weights: _Both) -> jax.Array:
   """`apply_experts` on one device."""
-  few = tokens[2].size < weights[0].w.shape[0]
+  pairs = tokens[2].size
+  few = _shapes.is_known(pairs) and pairs < weights[0].w.shape[0]
   run: Callable[..., jax.Array] = (
     _expert_products.gathered_experts
     if few

@@ -108,6 +108,7 @@ def _bfloat16_rows(table: jax.Array, index: jax.Array) -> jax.Array:
   return table[index]
 
 
+@jax.jit  # Outside of programs too, where a loop would compile at each call.
 def _row_by_row(table: jax.Array, index: jax.Array) -> jax.Array:
   """`table[index]` in bfloat16 on a CPU.
 

@@ -81,12 +81,14 @@ class AltUp(nn.Module):
     others = jnp.arange(self.spec.num_inputs) != self.spec.active
     return x + jnp.where(others[:, None, None, None], update[None], 0)
 
+  @nn.nowrap
   def _route(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L P']:
     """How much of each coefficient a token takes."""
     normed = self.router_norm_layer(x).astype(jnp.float32)
     normed *= self.config.embed_dim**-1.0
     return jnp.tanh(self.modality_router('BLD,DP->BLP', normed))
 
+  @nn.nowrap
   def _clip(self, coefs: Float[Array, '...']) -> Float[Array, '...']:
     limit = self.spec.coef_clip
     return jnp.clip(coefs.astype(jnp.float32), -limit, limit)
@@ -123,6 +125,7 @@ class Streams(nn.Module):
     mean = jnp.mean(jnp.stack([own, *mapped]).astype(jnp.float32), axis=0)
     return mean.astype(x.dtype)
 
+  @nn.nowrap
   def _map(self, name: str) -> _layers.Einsum:
     width = self.config.embed_dim
     return _layers.Einsum(

@@ -12,15 +12,16 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
 
-from gemma.gm.math import _attention
 from gemma.gm.math import _mask
 from gemma.gm.math import _norm
 from gemma.gm.math import _rope
 from gemma.gm.nn import _altup
+from gemma.gm.nn import _attention_weights
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 from gemma.gm.nn import _experts
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _observed
 from gemma.gm.nn import _per_layer
 
 
@@ -75,7 +76,8 @@ class Attention(nn.Module):
         v = _norm.rms_norm(v, eps=self.config.norm_eps)
       cache, shared = self._extend(cache, k, v, context)
     mask = context.mask.replace(k_index=shared.index, window=spec.window)
-    out = _attention.attend(
+    out = _attention_weights.attend(
+      _attention_weights.AttentionWeights(name='attention_weights'),
       q,
       shared.k,
       shared.v,
@@ -86,6 +88,7 @@ class Attention(nn.Module):
     output = self._einsum('attn_vec_einsum', n, h, embed_dim)
     return cache, shared, output('BTNH,NHD->BTD', out)
 
+  @nn.nowrap
   def _keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     k, h = self.spec.num_kv_heads, self.spec.head_dim
     shape = k, self.config.embed_dim, h
@@ -95,6 +98,7 @@ class Attention(nn.Module):
     both = self._einsum('kv_einsum', 2, *shape)('BTD,CKDH->CBTKH', x)
     return both[0], both[1]
 
+  @nn.nowrap
   def _extend(
     self,
     cache: _cache.LayerKV | None,
@@ -107,6 +111,7 @@ class Attention(nn.Module):
       return None, _cache.KeyValues(k=k, v=v, index=index)
     return cache.extend(k, v, index, context.length)
 
+  @nn.nowrap
   def _normed(self, name: str, x: jax.Array) -> jax.Array:
     if not self.spec.qk_norm:
       return x
@@ -114,9 +119,11 @@ class Attention(nn.Module):
     prefix = '_' if self.config.zero_centered_norms else ''
     return _layers.norm_of(self.config, self.dtype, prefix + name)(x)
 
+  @nn.nowrap
   def _rotate(self, x: jax.Array, context: 'Context') -> jax.Array:
     return _rope.rotate(x, context.positions, self.spec.attention.rope)
 
+  @nn.nowrap
   def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
     return _layers.Einsum(shape, dtype=self.dtype, name=name)
 
@@ -176,8 +183,9 @@ class Block(nn.Module):
       mapping = _per_layer.PerLayerMapping(self.config, self.dtype)
       nn.share_scope(self, mapping)
       x += mapping(x, per_layer)
-    return cache, shared, self._scaled(x)
+    return cache, shared, self._recorded(self._scaled(x))
 
+  @nn.nowrap
   def _layer_of_streams(
     self,
     x: jax.Array,
@@ -196,8 +204,9 @@ class Block(nn.Module):
         self.config, self.dtype, name='per_layer_mapping'
       )
       x = altup.add(x, mapping(altup.scale(altup.active(x)), per_layer))
-    return cache, shared, x
+    return cache, shared, self._recorded(x)
 
+  @nn.nowrap
   def _layer(
     self,
     x: jax.Array,
@@ -215,11 +224,13 @@ class Block(nn.Module):
       x = (x + self._laurel(normed)) * jnp.asarray(2**-0.5, x.dtype)
     return cache, shared, x + self._feed_forward(x)
 
+  @nn.nowrap
   def _laurel(self, x: jax.Array) -> jax.Array:
     """A residual branch of low rank (https://arxiv.org/abs/2411.07501)."""
     laurel = _layers.LowRank(self.spec.laurel_rank, self.dtype, name='laurel')
     return x + self._norm('post_laurel_norm')(laurel(x))
 
+  @nn.nowrap
   def _feed_forward(self, x: jax.Array) -> jax.Array:
     if self.spec.experts is None:
       hidden = self._dense('mlp')(self._norm('pre_ffw_norm')(x))
@@ -239,15 +250,23 @@ class Block(nn.Module):
       hidden = self._norm('post_ffw_norm')(hidden)
     return hidden
 
+  @nn.nowrap
   def _scaled(self, x: jax.Array) -> jax.Array:
     if not self.spec.layer_scalar:
       return x
     scale = self.param('skip_scale', nn.initializers.ones, (1,), self.dtype)
     return x * scale.astype(x.dtype)[None, None]
 
+  @nn.nowrap
+  def _recorded(self, x: jax.Array) -> jax.Array:
+    self.sow(_observed.INTERMEDIATES, 'residual_stream', x)
+    return x
+
+  @nn.nowrap
   def _dense(self, name: str) -> _layers.FeedForward:
     width, spec = self.config.embed_dim, self.spec.ffw
     return _layers.FeedForward(width, spec, self.dtype, name=name)
 
+  @nn.nowrap
   def _norm(self, name: str) -> _layers.RMSNorm:
     return _layers.norm_of(self.config, self.dtype, name)

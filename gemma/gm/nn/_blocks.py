@@ -83,6 +83,7 @@ class Blocks(nn.Module):
           layers[f'layer_{i}'] = extended
     return layers, x
 
+  @nn.nowrap
   def _run_stack(
     self,
     stack: _scan.Stack,
@@ -105,6 +106,7 @@ class Blocks(nn.Module):
       rows = tuple(jnp.moveaxis(part, 2, 0) for part in parts)
     return module(x, rows, context, shared)[0]
 
+  @nn.nowrap
   def _unstacked(
     self, stack: _scan.Stack, repeat: int, place: int
   ) -> Callable[..., Any]:
@@ -115,6 +117,7 @@ class Blocks(nn.Module):
     block = _block.Block(self.config, spec, self.dtype, parent=None)
     return functools.partial(block.apply, layer)
 
+  @nn.nowrap
   def _module(self, stack: _scan.Stack) -> nn.Module:
     if stack.repeats > 1:
       return _scan.scanned(stack, self.config, self.dtype, self.remat)

@@ -76,6 +76,28 @@ def check_tokens(tokens: jax.Array) -> None:
     )
 
 
+def check_embeds(
+  config: _config.TransformerConfig,
+  tokens: jax.Array,
+  inputs_embeds: Any,
+  images: Any,
+) -> None:
+  """Raises on vectors that do not go with the tokens."""
+  if inputs_embeds is None:
+    return
+  shape = (*tokens.shape, config.embed_dim)
+  if jnp.shape(inputs_embeds) != shape:
+    raise ValueError(
+      f'inputs_embeds have shape {jnp.shape(inputs_embeds)} instead of '
+      f'{shape}: a vector for each token, as `method=\'embed\'` gives them.'
+    )
+  if images is not None:
+    raise ValueError(
+      'inputs_embeds cannot go with images, which make room among the tokens. '
+      "Encode them first, `method='encode_images'`, and give soft_tokens."
+    )
+
+
 def check_segments(
   tokens: jax.Array,
   segment_ids: Any,

@@ -55,6 +55,7 @@ class Experts(nn.Module):
       self._weight('linear', experts, hidden, embed_dim),
     )
 
+  @nn.nowrap
   def _route(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L E']:
     """Scores of the experts, float32."""
     scale = self._vector('router_scale', self.embed_dim)
@@ -64,10 +65,12 @@ class Experts(nn.Module):
     router = _layers.Einsum(shape, dtype=self.dtype, name='router_logits')
     return router('BLD,DE->BLE', x)
 
+  @nn.nowrap
   def _vector(self, name: str, size: int) -> Float[Array, '_']:
     ones = nn.initializers.ones
     return self.param(name, ones, (size,), self.dtype).astype(jnp.float32)
 
+  @nn.nowrap
   def _weight(self, name: str, *shape: int) -> _experts.Weights:
     return Weight(shape, self.dtype, name=name)()
 

@@ -32,6 +32,7 @@ class Inputs(struct.PyTreeNode):
     tokens: Token ids.
     images: Pixels; with them, tokens have no room for images yet.
     soft_tokens: Of images that were encoded before; tokens have their places.
+    inputs_embeds: Vectors in place of those of the tokens.
     positions: Of the tokens, with room for images.
     attention_mask: Which tokens each token may see, with room for images.
     segment_ids: Of the tokens: equal for those that see each other.
@@ -40,6 +41,7 @@ class Inputs(struct.PyTreeNode):
   tokens: Int[Array, 'B L']
   images: Num[Array, 'B N Y X C'] | None = None
   soft_tokens: Float[Array, 'B S D'] | None = None
+  inputs_embeds: Float[Array, 'B L D'] | None = None
   positions: Int[Array, 'B T'] | None = None
   attention_mask: Bool[Array, 'B T K'] | None = None
   segment_ids: Int[Array, 'B L'] | None = None
@@ -56,6 +58,7 @@ def read(
   *,
   images: Any = None,
   soft_tokens: Any = None,
+  inputs_embeds: Any = None,
   positions: Any = None,
   attention_mask: Any = None,
   segment_ids: Any = None,
@@ -76,6 +79,7 @@ def read(
     soft_tokens = _image_checks.as_soft_tokens(soft_tokens, config, batch)
   length = length_of(config, tokens.shape[-1], images)
   _checks.check_shapes(tokens, length, positions, attention_mask, cache)
+  _checks.check_embeds(config, tokens, inputs_embeds, images)
   _checks.check_segments(tokens, segment_ids, attention_mask, cache)
   _image_checks.check_places(config, tokens, images, soft_tokens)
   _checks.check_values(config, tokens, cache, images)
@@ -84,6 +88,7 @@ def read(
     tokens=_flatten(tokens, rows, 2),
     images=_flatten(images, rows, 5),
     soft_tokens=_flatten(soft_tokens, rows, 3),
+    inputs_embeds=_flatten(inputs_embeds, rows, 3),
     positions=_flatten(positions, rows, 2),
     attention_mask=_flatten(attention_mask, rows, 3),
     segment_ids=_flatten(segment_ids, rows, 2),

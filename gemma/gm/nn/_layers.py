@@ -72,6 +72,7 @@ class Einsum(nn.Module):
       y = _adapters.adapt(eqn, y, x, stored, lora, part=part, rng=rng)
     return y
 
+  @nn.nowrap
   def _adapters(self, suffix: str) -> list[tuple[Any, int | None]]:
     """The adapters in the parameters, and of which part each is."""
     module = (self.name or '') if suffix == '0' else suffix
@@ -109,7 +110,7 @@ class RMSNorm(nn.Module):
     dtype = jnp.bfloat16 if self.dtype is None else self.dtype
     start = nn.initializers.zeros if self.zero_centered else _ONES
     scale = self.param('scale', start, (x.shape[-1],), dtype)
-    scale = scale.astype(jnp.float32) + self.zero_centered
+    scale = scale.astype(jnp.float32) + float(self.zero_centered)
     return _norm.rms_norm(x, scale, eps=self.eps)
 
 
@@ -211,6 +212,7 @@ class FeedForward(nn.Module):
     active = active.astype(x.dtype) * up
     return linear('BLF,FD->BLD', active)
 
+  @nn.nowrap
   def _einsum(self, name: str, *shape: int) -> Einsum:
     """A weight that is a leaf of this module's parameters."""
     einsum = Einsum(shape, weight_name=name, dtype=self.dtype)
@@ -235,6 +237,7 @@ class LowRank(nn.Module):
     right = self._einsum('linear_right', self.rank, x.shape[-1])
     return right('BLR,RD->BLD', left('BLD,DR->BLR', x))
 
+  @nn.nowrap
   def _einsum(self, name: str, *shape: int) -> Einsum:
     return Einsum(shape, dtype=self.dtype, name=name)
 

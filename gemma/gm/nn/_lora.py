@@ -153,6 +153,7 @@ class LoRA(nn.Module):
     """An empty cache, see `Transformer.init_cache`."""
     return self.model.init_cache(**kwargs)
 
+  @nn.nowrap
   def _run(self, call: Callable[[_transformer.Transformer], Any]) -> Any:
     """A call of the model with adapters as a loss sees them."""
     dropout = self.dropout if self.has_rng('dropout') else 0.0
@@ -167,6 +168,7 @@ class LoRA(nn.Module):
     run = nn.map_variables(call, 'params', trans_in_fn=seen)
     return run(self.model)
 
+  @nn.nowrap
   def _create(self) -> None:
     """Puts adapters into the parameters that the model has made."""
     params = self.variables['params']
@@ -184,6 +186,7 @@ class LoRA(nn.Module):
       for path, found in _targets.adapters_in(lengths).items():
         self._param(path, 'm', lambda *_, m=found['m']: m)
 
+  @nn.nowrap
   def _param(self, path: tuple[str, ...], name: str, start: Any) -> jax.Array:
     scope: Any = self.scope  # Of the whole model: both share it.
     for part in path:

@@ -61,6 +61,7 @@ class PerLayerInputs(nn.Module):
     rows *= jnp.sqrt(jnp.float32(width)).astype(rows.dtype)
     return (norm(projected) + rows) * jnp.asarray(2**-0.5, x.dtype)
 
+  @nn.nowrap
   def _rows(
     self, name: str, tokens: Int[Array, 'B L']
   ) -> Float[Array, 'B L Z P']:
@@ -100,5 +101,6 @@ class PerLayerMapping(nn.Module):
     name = 'post_per_layer_input_norm'
     return _layers.norm_of(self.config, self.dtype, name)(update)
 
+  @nn.nowrap
   def _einsum(self, name: str, *shape: int) -> _layers.Einsum:
     return _layers.Einsum(shape, dtype=self.dtype, name=name)

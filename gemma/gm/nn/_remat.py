@@ -10,6 +10,7 @@ import jax
 from gemma.gm.math import _partition
 from gemma.gm.nn import _block
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _observed
 
 
 class Remat(enum.StrEnum):
@@ -54,9 +55,10 @@ def run(
     index: Indices of tokens: not negative, which compilers do not know.
   """
   # Only what is compiled is moved, and nothing but `x` comes out of a branch.
-  records = block.is_mutable_collection('intermediates')
+  records = block.is_mutable_collection(_observed.INTERMEDIATES)
+  seen = records or _observed.interceptors()
   moved = _partition.on_cpu() and isinstance(index, jax.core.Tracer)
-  if remat == Remat.NONE or block.is_initializing() or records or not moved:
+  if remat == Remat.NONE or block.is_initializing() or seen or not moved:
     return layer(block, x)
   return nn.cond(index[0, 0] >= 0, layer, lambda block, x: x, block, x)
 

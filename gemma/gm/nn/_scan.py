@@ -24,6 +24,7 @@ from jaxtyping import Float
 from gemma.gm.nn import _block
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
+from gemma.gm.nn import _observed
 from gemma.gm.nn import _remat
 
 _NAME = re.compile(r'layers_(\d+)_(\d+)')
@@ -219,7 +220,7 @@ def scanned(
   """A stack as a module, called like a `Period` with all inputs `[R ...]`."""
   scan = nn.scan(
     Period,
-    variable_axes={'params': 0},
+    variable_axes={'params': 0, _observed.INTERMEDIATES: 0},
     split_rngs={'params': True, 'dropout': True},
     in_axes=(0, nn.broadcast, nn.broadcast),
     length=stack.repeats,

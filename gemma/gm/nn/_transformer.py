@@ -26,11 +26,13 @@ from gemma.gm.nn import _block
 from gemma.gm.nn import _blocks
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _checks
+from gemma.gm.nn import _compiled
 from gemma.gm.nn import _config
 from gemma.gm.nn import _image_checks
 from gemma.gm.nn import _info
 from gemma.gm.nn import _inputs
 from gemma.gm.nn import _layers
+from gemma.gm.nn import _observed
 from gemma.gm.nn import _per_layer
 from gemma.gm.nn import _place
 from gemma.gm.nn import _remat
@@ -150,6 +152,7 @@ class Transformer(nn.Module):
     *,
     images: Any = None,
     soft_tokens: Any = None,
+    inputs_embeds: Float[ArrayLike, '*B L D'] | None = None,
     positions: Int[ArrayLike, '*B T'] | None = None,
     cache: _cache.KVCache | None = None,
     attention_mask: Bool[ArrayLike, '*B T K'] | None = None,
@@ -175,6 +178,9 @@ class Transformer(nn.Module):
         `*B H W C` for one in each row. Rows with fewer end in any images.
       soft_tokens: From `method='encode_images'`, `*B N S D`, in place of
         images.
+      inputs_embeds: Vectors in place of those of the tokens, as `embed` gives
+        them: soft prompts, or what an attribution takes gradients of. Tokens
+        still say what is padding, and choose per-layer inputs.
       positions: Position of each token, for RoPE; by default the number of
         real tokens before it, those in the cache included.
       cache: From `init_cache`, or from an earlier call, with as many rows as
@@ -217,6 +223,7 @@ class Transformer(nn.Module):
       cache,
       images=images,
       soft_tokens=soft_tokens,
+      inputs_embeds=inputs_embeds,
       positions=positions,
       attention_mask=attention_mask,
       segment_ids=segment_ids,
@@ -244,6 +251,32 @@ class Transformer(nn.Module):
     logits = self.embedder.decode(hidden_states)
     cap = self.config.final_logit_softcap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+  def embed(self, tokens: Int[ArrayLike, '*B L']) -> Float[Array, '*B L D']:
+    """Vectors of tokens, for `inputs_embeds` of later calls.
+
+    `model.apply({'params': params}, tokens, method='embed')`.
+    """
+    tokens = jnp.asarray(tokens)
+    _checks.check_tokens(tokens)
+    _checks.check_values(self.config, tokens, None)
+    return self.embedder.encode(jnp.maximum(tokens, 0))
+
+  def logit_lens(
+    self, residual_stream: Float[Array, '... B L D']
+  ) -> Float[Array, 'B L V']:
+    """Scores of the next token if the model ended at this layer.
+
+    `model.apply({'params': params}, residual_stream, method='logit_lens')`, for
+    a `residual_stream` of `mutable=['intermediates']`.
+
+    Args:
+      residual_stream: All streams of a model that has several, `I B L D`.
+    """
+    x = residual_stream
+    if self._streams is not None:
+      x = self._streams.join(x)
+    return self.logits(self.final_norm(x))
 
   def encode_images(
     self, images: Num[ArrayLike, '*B Y X C']
@@ -294,7 +327,7 @@ class Transformer(nn.Module):
     return _place.zeros(like, sharding)
 
   @functools.partial(
-    nn.jit, static_argnames=('return_last_only', 'return_hidden_states')
+    _compiled.method, static=('return_last_only', 'return_hidden_states')
   )
   def _forward(
     self,
@@ -340,6 +373,7 @@ class Transformer(nn.Module):
       hidden_states=x if return_hidden_states else None,
     )
 
+  @nn.nowrap
   def _layers(
     self,
     tokens: Int[Array, 'B T'],
@@ -351,11 +385,13 @@ class Transformer(nn.Module):
     inputs: Any = None
     if self._per_layer is not None:
       inputs = self._per_layer(tokens, x)
-    if self._streams is None:
-      return self.blocks(x, context, cache, inputs)
-    layers, x = self.blocks(self._streams.split(x), context, cache, inputs)
-    return layers, self._streams.join(x)
+    if self._streams is not None:
+      x = self._streams.split(x)
+    self.sow(_observed.INTERMEDIATES, 'residual_stream', x)
+    layers, x = self.blocks(x, context, cache, inputs)
+    return layers, x if self._streams is None else self._streams.join(x)
 
+  @nn.nowrap
   def _embed(
     self, inputs: _inputs.Inputs
   ) -> tuple[
@@ -365,7 +401,7 @@ class Transformer(nn.Module):
     tokens, soft, place = inputs.tokens, inputs.soft_tokens, None
     encoder = self.config.vision_encoder
     if encoder is None:
-      return tokens, self.embedder.encode(tokens), None
+      return tokens, self._vectors(inputs, tokens), None
     if self.is_initializing():
       self._encode(_siglip.blank(encoder))  # All parameters, text or not.
     if inputs.images is not None:
@@ -377,17 +413,27 @@ class Transformer(nn.Module):
       )
       soft = self._encode(inputs.images)
       soft = soft.reshape(soft.shape[0], -1, soft.shape[-1])
-    x = self.embedder.encode(jnp.maximum(tokens, 0))
+    x = self._vectors(inputs, tokens)
     if soft is not None:
       x = _expand.insert(x, soft, tokens == _expand.PLACEHOLDER)
     return tokens, x, place
 
-  @nn.jit
+  @nn.nowrap
+  def _vectors(
+    self, inputs: _inputs.Inputs, tokens: Int[Array, 'B T']
+  ) -> Float[Array, 'B T D']:
+    """The caller's vectors, or those of the tokens."""
+    if inputs.inputs_embeds is not None:
+      return inputs.inputs_embeds.astype(self.embedder.compute_dtype)
+    return self.embedder.encode(jnp.maximum(tokens, 0))
+
+  @_compiled.method
   def _encode(self, images: Num[Array, '*B Y X C']) -> Float[Array, '*B S D']:
     patches = self._vision.patchify_images(images)
     soft = self._vision(patches=patches, is_training=False)
     return self.embedder.encode_vision(soft)
 
+  @nn.nowrap
   def _check_vision(self) -> None:
     if self.config.vision_encoder is None:
       raise ValueError(

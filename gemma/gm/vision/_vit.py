@@ -152,6 +152,7 @@ class MlpBlock(nn.Module):
     x = nn.gelu(self._dense(self.hidden_dim)(x), approximate=True)
     return self._dense(width)(x)
 
+  @nn.nowrap
   def _dense(self, features: int) -> Dense:
     bias_init = nn.initializers.normal(stddev=1e-6)
     return Dense((features,), bias_init=bias_init, dtype=self.dtype)
