@@ -89,7 +89,9 @@ def test_a_layer_is_zeroed_patched_and_steered(case):
     embeds=embeds, patch=streams[last]['residual_stream'][0], at=5
   )
   np.testing.assert_array_equal(patched[:, 5], other[:, 5])
-  np.testing.assert_array_equal(np.delete(patched, 5, 1), np.delete(logits, 5, 1))
+  np.testing.assert_array_equal(
+    np.delete(patched, 5, 1), np.delete(logits, 5, 1)
+  )
 
   stream = kept[last]['residual_stream'][0]
   lens = functools.partial(
@@ -244,9 +246,10 @@ def test_all_parts_of_models_are_known():
     return next_fun(*args, **kwargs)
 
   def run(case, tokens, **kwargs):
-    jax.eval_shape(lambda params: case.model.apply(
-      {'params': params}, tokens, **kwargs
-    ), case.params)
+    jax.eval_shape(
+      lambda params: case.model.apply({'params': params}, tokens, **kwargs),
+      case.params,
+    )
 
   with nn.intercept_methods(look):
     for case in cases.CASES:
@@ -297,6 +300,4 @@ def test_vectors_that_do_not_fit():
     case.apply(tokens, inputs_embeds=embeds[..., :-1])
   with pytest.raises(ValueError, match='Encode them first'):
     prompts = case.picture_prompts()
-    case.apply(
-      prompts, inputs_embeds=embeds[:, :16], images=case.images()
-    )
+    case.apply(prompts, inputs_embeds=embeds[:, :16], images=case.images())

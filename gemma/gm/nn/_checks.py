@@ -89,7 +89,7 @@ def check_embeds(
   if jnp.shape(inputs_embeds) != shape:
     raise ValueError(
       f'inputs_embeds have shape {jnp.shape(inputs_embeds)} instead of '
-      f'{shape}: a vector for each token, as `method=\'embed\'` gives them.'
+      f"{shape}: a vector for each token, as `method='embed'` gives them."
     )
   if images is not None:
     raise ValueError(

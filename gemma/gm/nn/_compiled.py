@@ -105,9 +105,7 @@ def method(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Any:
 
 def _methods(*classes: type) -> tuple[Any, ...]:
   """The functions of classes, in order."""
-  return tuple(
-    x for cls in classes for x in vars(cls).values() if callable(x)
-  )
+  return tuple(x for cls in classes for x in vars(cls).values() if callable(x))
 
 
 def _patched(model: type[nn.Module] | None = None) -> tuple[Any, ...]:

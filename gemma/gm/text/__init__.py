@@ -41,6 +41,6 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.text._tokenizer import Gemma3Tokenizer as Gemma3Tokenizer
   from gemma.gm.text._tokenizer import Gemma4Tokenizer as Gemma4Tokenizer
   from gemma.gm.text._tokenizer import Tokenizer as Tokenizer
-  from gemma.gm.text._untrusted import read_untrusted as read_untrusted
   from gemma.gm.text._turn import Prompt as Prompt
   from gemma.gm.text._turn import Response as Response
+  from gemma.gm.text._untrusted import read_untrusted as read_untrusted
