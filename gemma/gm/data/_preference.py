@@ -74,9 +74,11 @@ class PreferenceTask(_task.Task):
       ValueError: If turns do not alternate, it is too long, or another key is
         refused.
     """
-    used = self.in_prompt, self.in_chosen, self.in_rejected
-    # The conversation with the chosen answer is there once more.
-    used += ('messages', 'conversations', 'conversation')
+    used = (
+      *(self.in_prompt, self.in_chosen, self.in_rejected),
+      # The conversation with the chosen answer is there once more.
+      *('messages', 'conversations', 'conversation'),
+    )
     _chat_forms.check_keys(element, used, self.keep, self.name)
     pair = self.finish.pair(
       self._row(element, self.in_chosen), self._row(element, self.in_rejected)

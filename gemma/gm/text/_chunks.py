@@ -76,8 +76,10 @@ def sizes_of(pad_length: int | Sequence[int] | None) -> tuple[int, ...] | None:
   """
   if pad_length is None:
     return None
-  several = isinstance(pad_length, Sequence)
-  sizes = tuple(pad_length) if several else (pad_length,)
+  if isinstance(pad_length, Sequence):
+    sizes = tuple(pad_length)
+  else:
+    sizes = (pad_length,)
   if not sizes:
     raise ValueError('pad_length=() has no size. Give some, or None.')
   for size in sizes:

@@ -170,7 +170,7 @@ def compile_all(
   Raises:
     ValueError: If there are not as many, or as `compile_grammar`.
   """
-  if not isinstance(schema, list | tuple):
+  if isinstance(schema, str) or not isinstance(schema, Sequence):
     return [compile_grammar(tokenizer, schema)] * rows
   if len(schema) != rows:
     raise ValueError(

@@ -23,7 +23,7 @@ def real(name: str, value: Any) -> None:
     raise TypeError(
       f'{name}={value!r} is a {type(value).__name__}. Give a number.'
     )
-  if not -LARGEST <= value <= LARGEST:
+  if not -LARGEST <= float(value) <= LARGEST:
     raise ValueError(
       f'{name}={value} must be finite, and at most {LARGEST:g} in size.'
     )

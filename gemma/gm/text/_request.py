@@ -149,8 +149,10 @@ def limits_of(
   """
   if max_new_tokens is None:
     max_new_tokens = most
-  several = isinstance(max_new_tokens, Sequence | np.ndarray | jax.Array)
-  given = [*max_new_tokens] if several else [max_new_tokens] * rows
+  if isinstance(max_new_tokens, Sequence | np.ndarray | jax.Array):
+    given = [*max_new_tokens]
+  else:
+    given = [max_new_tokens] * rows
   if len(given) != rows:
     raise ValueError(
       f'max_new_tokens has {len(given)} numbers for {rows} prompts.'
@@ -177,11 +179,12 @@ def as_key(rng: int | np.integer | jax.Array | None) -> jax.Array:
       f'rng={rng!r} is a {type(rng).__name__}. Give a whole number or a random '
       'key.'
     )
-  if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-    rng = jax.random.wrap_key_data(jnp.asarray(rng))
-  if rng.ndim:
-    raise ValueError(f'rng has shape {rng.shape}. Give one random key.')
-  return rng
+  key = jnp.asarray(rng)
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  if key.ndim:
+    raise ValueError(f'rng has shape {key.shape}. Give one random key.')
+  return key
 
 
 def _key_of_seed(seed: int) -> jax.Array:
