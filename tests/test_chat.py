@@ -339,7 +339,8 @@ def test_conversations_that_are_none(sampler, tmp_path, name):
 
 def test_what_cannot_be_saved_leaves_no_file(chat, tmp_path):
   part = {'type': 'text', 'text': 'Hi', 'extra': object()}
-  chat.chat([{'role': 'user', 'content': [part]}], max_new_tokens=1)
+  with pytest.warns(UserWarning, match='extra'):
+    chat.chat([{'role': 'user', 'content': [part]}], max_new_tokens=1)
   with pytest.raises(TypeError):
     chat.save(tmp_path / 'x.json')
   assert not [*tmp_path.iterdir()]

@@ -103,10 +103,10 @@ def test_a_layer_is_zeroed_patched_and_steered(case):
     np.testing.assert_allclose(steered, wanted, atol=case.noise)
 
   # The gradient to the vectors is the slope along a direction.
-  step = 1e-2 * jnp.sign(grad)
+  step = 2e-3 * jnp.sign(grad)
   ends = [run(embeds=embeds + s)[0][0, -1, 7] for s in (step, -step)]
   np.testing.assert_allclose(
-    ends[0] - ends[1], 2e-2 * jnp.abs(grad).sum(), rtol=0.1
+    ends[0] - ends[1], 4e-3 * jnp.abs(grad).sum(), rtol=0.1
   )
 
 
@@ -246,10 +246,10 @@ def test_all_parts_of_models_are_known():
     return next_fun(*args, **kwargs)
 
   def run(case, tokens, **kwargs):
-    jax.eval_shape(
-      lambda params: case.model.apply({'params': params}, tokens, **kwargs),
-      case.params,
-    )
+    def logits(params):
+      return case.model.apply({'params': params}, tokens, **kwargs).logits
+
+    jax.eval_shape(logits, case.params)
 
   with nn.intercept_methods(look):
     for case in cases.CASES:

@@ -75,11 +75,11 @@ def test_what_might_come_last_is_as_if_alone(data, wide):
       for last in [*dialogue.turns, *dialogue.others]
     ]
     # One batch of all of them, of one shape for both dialogues.
-    tokens, branches = np.zeros((2, 6, 256), np.int32)
+    tokens, branches = np.zeros((2, 8, 256), np.int32)
     for i, row in enumerate([whole, *alone]):
       tokens[i, : len(row.tokens)] = row.tokens
     branches[0, : len(whole.tokens)] = whole.branches
-    pixels = picture_rows.images_of([whole.scenes] * 6, 4)
+    pixels = picture_rows.images_of([whole.scenes] * 8, 4)
     features = picture_model.features_of(model, params, jnp.asarray(pixels))
     logits = picture_model.logits_of(
       roomy, params, jnp.asarray(tokens), features, jnp.asarray(branches)

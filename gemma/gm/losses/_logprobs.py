@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -18,6 +17,7 @@ from jaxtyping import Shaped
 
 from gemma.gm.losses import _axes
 from gemma.gm.math import _cross_entropy
+from gemma.gm.nn import _compiled
 from gemma.gm.nn import _head
 from gemma.gm.nn import _lora
 
@@ -110,7 +110,7 @@ def token_losses(
   return _token_losses(form, params, tokens, targets, inputs, rng)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(_compiled.jit, static_argnums=0)
 def _token_losses(
   form: tuple[_lora.Model, float, float],
   params: Params,

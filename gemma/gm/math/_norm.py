@@ -37,7 +37,9 @@ def match_rms(
 
   def rms(x: jax.Array) -> jax.Array:
     square = jnp.square(x.astype(jnp.float32))
-    return jnp.sqrt(jnp.mean(square, axis=-1, keepdims=True))
+    mean = jnp.mean(square, axis=-1, keepdims=True)
+    # Above 0, where the root has no slope.
+    return jnp.sqrt(jnp.maximum(mean, 1e-24))
 
-  out = x.astype(jnp.float32) * rms(like) / jnp.maximum(rms(x), 1e-12)
+  out = x.astype(jnp.float32) * rms(like) / rms(x)
   return out.astype(x.dtype)

@@ -6,7 +6,7 @@ of these: without the functions below, a stale program would run.
 """
 
 from collections.abc import Callable
-import functools
+import contextlib
 from typing import Any
 
 from flax import linen as nn
@@ -61,17 +61,33 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     function: A function that calls a model.
     **options: See `jax.jit`.
   """
-  compiled = jax.jit(function, **options)
+  return _Program(jax.jit(function, **options))
 
-  @functools.wraps(function)
-  def call(*args: Any, **kwargs: Any) -> Any:
-    key = _observed.interceptors(), _patched()
-    if key == _PLAIN:
-      return compiled(*args, **kwargs)
-    with _CHANGES(key):
-      return compiled(*args, **kwargs)
 
-  return call
+class _Program:
+  """A jitted function whose key has what surrounds a call."""
+
+  def __init__(self, compiled: Any):
+    self._compiled = compiled
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Runs the function."""
+    with _surroundings():
+      return self._compiled(*args, **kwargs)
+
+  def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+    """As the function of `jax.jit`."""
+    with _surroundings():
+      return self._compiled.lower(*args, **kwargs)
+
+  def _cache_size(self) -> int:
+    return self._compiled._cache_size()
+
+
+def _surroundings() -> contextlib.AbstractContextManager[Any]:
+  """Interceptors and replaced methods, as a part of the keys of programs."""
+  key = _observed.interceptors(), _patched()
+  return contextlib.nullcontext() if key == _PLAIN else _CHANGES(key)
 
 
 def method(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Any:

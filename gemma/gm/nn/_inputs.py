@@ -96,9 +96,9 @@ def read(
 
 
 def length_of(
-  config: _config.TransformerConfig, length: int, images: jax.Array | None
-) -> int:
-  """Length of a row with room for its images."""
+  config: _config.TransformerConfig, length: Any, images: jax.Array | None
+) -> Any:
+  """Length of a row with room for its images, maybe symbolic."""
   if images is None or config.vision_encoder is None:
     return length
   return _expand.expanded_length(

@@ -16,12 +16,12 @@ import hashlib
 from typing import Any
 from typing import TypeAlias
 
-import jax
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import UInt8
 import numpy as np
 
+from gemma.gm.nn import _compiled
 from gemma.gm.nn import _lora
 from gemma.gm.text import _chunks
 from gemma.gm.vision import _expand
@@ -164,7 +164,7 @@ class Album:
       begin += size
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(_compiled.jit, static_argnums=0)
 def _encode(
   model: _lora.Model,
   params: Mapping[str, Any],

@@ -20,6 +20,7 @@ from jaxtyping import UInt32
 import numpy as np
 
 from gemma.gm.nn import _cache
+from gemma.gm.nn import _compiled
 from gemma.gm.nn import _lora
 from gemma.gm.nn import _place
 from gemma.gm.nn import _weights
@@ -91,7 +92,7 @@ def start(
 
 
 @functools.partial(
-  jax.jit, static_argnames='program', donate_argnames=('state',)
+  _compiled.jit, static_argnames='program', donate_argnames=('state',)
 )
 def decode(
   params: _step.Params,
@@ -171,7 +172,7 @@ def _fold(key: Key[Array, ''], folds: UInt32[Array, 'B 2']) -> Key[Array, 'B']:
 
 
 @functools.partial(
-  jax.jit, static_argnums=0, donate_argnames=('cache', 'ahead')
+  _compiled.jit, static_argnums=0, donate_argnames=('cache', 'ahead')
 )
 def _prefill_chunk(
   model: _lora.Model,

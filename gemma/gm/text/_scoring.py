@@ -19,6 +19,7 @@ from jaxtyping import Int
 import numpy as np
 
 from gemma.gm.nn import _cache
+from gemma.gm.nn import _compiled
 from gemma.gm.nn import _lora
 from gemma.gm.nn import _weights
 from gemma.gm.text import _chunks
@@ -152,7 +153,7 @@ def _hidden_states(
     yield chunk, hidden
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnames='cache')
+@functools.partial(_compiled.jit, static_argnums=0, donate_argnames='cache')
 def _next_hidden(
   model: _lora.Model,
   params: Params,
@@ -171,7 +172,7 @@ def _next_hidden(
   return out.cache, out.hidden_states
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(_compiled.jit, static_argnums=0)
 def _logprobs(
   model: _lora.Model,
   params: Params,

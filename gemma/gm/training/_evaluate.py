@@ -4,8 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-
+from gemma.gm.nn import _compiled
 from gemma.gm.sharding import _mesh
 from gemma.gm.training import _rows
 from gemma.gm.training import _state
@@ -23,7 +22,7 @@ def make_eval(
     loss: What `make_step` takes; it is given no random key.
   """
 
-  @jax.jit
+  @_compiled.jit
   def of_batch(state: Any, batch: Any) -> Any:
     return loss(_state.model_params(state), batch, None)
 

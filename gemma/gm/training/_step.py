@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gemma.gm.losses import _mean
+from gemma.gm.nn import _compiled
 from gemma.gm.sharding import _mesh
 from gemma.gm.training import _rows
 from gemma.gm.training import _state
@@ -31,7 +32,7 @@ class Step:
   ):
     """Compiles nothing yet."""
     self._accumulate = accumulate
-    self._update = _compiled(loss, optimizer, accumulate)
+    self._update = _program(loss, optimizer, accumulate)
     self._before: tuple[jax.Array, Metrics] | None = None
 
   def __call__(
@@ -156,12 +157,12 @@ def check(step: int, metrics: Mapping[str, Any]) -> None:
     )
 
 
-def _compiled(
+def _program(
   loss: BatchLoss, optimizer: optax.GradientTransformation, accumulate: int
 ) -> Any:
   """The part that runs on the device."""
 
-  @functools.partial(jax.jit, donate_argnums=0, static_argnums=(2, 6))
+  @functools.partial(_compiled.jit, donate_argnums=0, static_argnums=(2, 6))
   def update(trained, frozen, dtypes, step, rng, batch, places):
     params, opt_state = trained
 
