@@ -274,11 +274,12 @@ def test_fsdp_gathers_and_scatters_each_weight_once():
   )
   for i in range(case.config.num_layers):
     for name in weights:
-      part = f'/layer_{i}/' if name != 'mlp' else f'layer_{i}._feed_forward/mlp'
       gathers = [
         x
         for x in found
-        if x.kind == 'all-gather' and part in x.source and name in x.source
+        if x.kind == 'all-gather'
+        and f'/layer_{i}/' in x.source
+        and name in x.source
       ]
       assert len(gathers) == (2 if name == 'mlp' else 1), (i, name)
 
