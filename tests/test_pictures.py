@@ -68,18 +68,20 @@ def test_what_might_come_last_is_as_if_alone(data, wide):
   found = (
     picture_dialogues.training_dialogue(rng, MIXES[1]) for _ in range(30)
   )
-  for dialogue in [d for d in found if d.others and len(d.turns) == 1][:2]:
+  dialogues = [d for d in found if d.others and len(d.turns) == 1][:2]
+  rows = 2 + max(len(d.others) for d in dialogues)
+  for dialogue in dialogues:
     whole = data.row(dialogue)
     alone = [
       data.row(picture_dialogues.Dialogue([last], dialogue.scenes))
       for last in [*dialogue.turns, *dialogue.others]
     ]
     # One batch of all of them, of one shape for both dialogues.
-    tokens, branches = np.zeros((2, 8, 256), np.int32)
+    tokens, branches = np.zeros((2, rows, 256), np.int32)
     for i, row in enumerate([whole, *alone]):
       tokens[i, : len(row.tokens)] = row.tokens
     branches[0, : len(whole.tokens)] = whole.branches
-    pixels = picture_rows.images_of([whole.scenes] * 8, 4)
+    pixels = picture_rows.images_of([whole.scenes] * rows, 4)
     features = picture_model.features_of(model, params, jnp.asarray(pixels))
     logits = picture_model.logits_of(
       roomy, params, jnp.asarray(tokens), features, jnp.asarray(branches)

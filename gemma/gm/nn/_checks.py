@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
 
+from gemma.gm.math import _shapes
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 from gemma.gm.vision import _expand
@@ -121,7 +122,7 @@ def check_segments(
 
 def check_shapes(
   tokens: jax.Array,
-  length: int,
+  length: _shapes.Size,
   positions: Any,
   attention_mask: Any,
   cache: _cache.KVCache | None,

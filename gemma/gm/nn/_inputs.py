@@ -18,6 +18,7 @@ from jaxtyping import Int
 from jaxtyping import Num
 
 from gemma.gm.math import _mask
+from gemma.gm.math import _shapes
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _checks
 from gemma.gm.nn import _config
@@ -96,9 +97,11 @@ def read(
 
 
 def length_of(
-  config: _config.TransformerConfig, length: Any, images: jax.Array | None
-) -> Any:
-  """Length of a row with room for its images, maybe symbolic."""
+  config: _config.TransformerConfig,
+  length: _shapes.Size,
+  images: jax.Array | None,
+) -> _shapes.Size:
+  """Length of a row with room for its images."""
   if images is None or config.vision_encoder is None:
     return length
   return _expand.expanded_length(
@@ -158,7 +161,7 @@ def last_of(
   return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 
-def _flatten(x: Any, rows: int, ndim: int) -> Any:
+def _flatten(x: Any, rows: _shapes.Size, ndim: int) -> Any:
   if x is None:
     return None
   return jnp.asarray(x).reshape(rows, *x.shape[x.ndim - ndim + 1 :])

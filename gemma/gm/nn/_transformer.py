@@ -21,6 +21,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Num
 
+from gemma.gm.math import _shapes
 from gemma.gm.nn import _altup
 from gemma.gm.nn import _block
 from gemma.gm.nn import _blocks
@@ -443,5 +444,5 @@ class Transformer(nn.Module):
       )
 
 
-def _unflatten(x: Any, batch: tuple[int, ...]) -> Any:
+def _unflatten(x: Any, batch: tuple[_shapes.Size, ...]) -> Any:
   return None if x is None else x.reshape(*batch, *x.shape[1:])
