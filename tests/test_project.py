@@ -38,6 +38,50 @@ def test_product_whatever_the_rows(rows, width, dtype):
   assert _project.project(EQN, x, w, dtype).dtype == dtype
 
 
+def any_equation(rng):
+  """An einsum of two random operands, of one to four axes each."""
+  letters = rng.permutation([*'BLDFKHNT'])
+  x_axes = letters[: rng.randint(1, 5)]
+  w_axes = rng.permutation(letters[rng.randint(0, 5) :])[: rng.randint(1, 5)]
+  both = list(dict.fromkeys([*x_axes, *w_axes]))
+  out = rng.permutation(both)[: rng.randint(0, len(both) + 1)]
+  return f'{"".join(x_axes)},{"".join(w_axes)}->{"".join(out)}'
+
+
+EQUATIONS = [
+  *('BD,DF->BF', 'D,DF->F', 'BLKD,DKF->BLF', 'BLD,DF->LBF', 'BLD,BLD->BLD'),
+  *('...D,DF->...F', 'BL...,...F->BLF', 'BLD,DF', 'BLD , DF -> BLF', 'ba,ca'),
+  *('BLL,LD->BD', 'BLD,DD->BLD', 'BLD,F->BLF', 'BLD,D->BL', 'BLNH,NHD->BND'),
+  *('BLNH,NHF->BLNF', 'BLD,DFK->BLF', 'BLD,DF->BL', 'BLHN,NDH->BLD'),
+]
+
+
+@pytest.mark.parametrize(
+  'eqn', EQUATIONS + [any_equation(np.random.RandomState(i)) for i in range(30)]
+)
+def test_any_equation(eqn):
+  """The layer takes what `jnp.einsum` takes."""
+  rng = np.random.RandomState(0)
+  sizes = dict(
+    zip('BLDFKHNTabc', (2, 3, 4, 5, 2, 3, 2, 3, 3, 4, 2), strict=True)
+  )
+  axes = eqn.replace(' ', '').split('->')[0].replace('...', 'KD').split(',')
+  if eqn.startswith('...'):
+    axes[0] = 'BLD'
+  x, w = (rng.normal(size=[sizes[a] for a in part]) for part in axes)
+  x, w = jnp.float32(x), jnp.float32(w)
+  out = gm.nn.Einsum(w.shape).apply({'params': {'w': w}}, eqn, x)
+  np.testing.assert_allclose(out, jnp.einsum(eqn, x, w), atol=1e-5)
+
+
+def test_no_adapter_of_an_equation_that_has_no_rows():
+  layer = gm.nn.Einsum((4, 5))
+  lora = {'lora': {'a': jnp.ones((4, 1)), 'b': jnp.ones((1, 5))}}
+  params = {'w': jnp.ones((4, 5)), '_LoRAEinsum_0': lora}
+  with pytest.raises(ValueError, match="cannot be added to 'BD,DF->BF'"):
+    layer.apply({'params': params}, 'BD,DF->BF', jnp.ones((2, 4)))
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
 def test_gradients_of_both_sides_and_of_one(dtype):
   x, w = inputs(3, 16, dtype)

@@ -21,6 +21,26 @@ from gemma.gm.math import _partition
 _ROWS = 2
 
 
+@functools.cache
+def fits(eqn: str) -> bool:
+  """Whether `project` takes an einsum.
+
+  Args:
+    eqn: Any equation of `jnp.einsum`.
+  """
+  inputs, _, out = eqn.partition('->')
+  x_axes, _, w_axes = inputs.partition(',')
+  rows, summed = x_axes[:2], x_axes[2:]
+  kept = rows + w_axes.replace(summed, '', 1)
+  return (
+    f'{x_axes}{w_axes}{out}'.isalpha()
+    and summed != ''
+    and summed in w_axes
+    and all(len({*axes}) == len(axes) for axes in (x_axes, w_axes, out, kept))
+    and sorted(out) == sorted(kept)
+  )
+
+
 def project(
   eqn: str, x: Float[Array, 'B L ...'], w: Float[Array, '...'], dtype: Any
 ) -> Float[Array, '...']:
@@ -29,8 +49,8 @@ def project(
   Gradients are plain einsums in the dtypes of `x` and `w`.
 
   Args:
-    eqn: An einsum whose first two letters are batch and length. What is summed
-      over ends `x`, and is in one piece in `w`.
+    eqn: An einsum that `fits`: its first two letters are batch and length. What
+      is summed over ends `x`, and is in one piece in `w`.
     x: Activations.
     w: A weight.
     dtype: Dtype of the result.

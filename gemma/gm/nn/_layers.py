@@ -30,11 +30,12 @@ from gemma.peft import _factors
 
 INIT = nn.initializers.normal(stddev=0.01)
 _ONES = nn.initializers.ones
+_F32 = jnp.float32
 PRODUCT = 'product'  # What `remat` calls a product with a weight.
 
 
 class Einsum(nn.Module):
-  """A product with one weight, spelled as an einsum.
+  """A product with one weight, spelled as any einsum.
 
   If the parameters have `_IntEinsum_0` in place of the weight, as
   `peft.quantize` puts it there, its integers are used; the adapter in
@@ -64,9 +65,19 @@ class Einsum(nn.Module):
       shape = tuple(self.shape)
       w = self.param(self.weight_name, self.initializer, shape, dtype)
       stored = _adapters.Stored(w)
+    adapters = self._adapters(suffix)
+    if not _project.fits(eqn):
+      if adapters:
+        raise ValueError(
+          f'{"/".join(self.path)} has an adapter, which cannot be added to '
+          f'{eqn!r}. Begin the axes of the input with batch and length, and end '
+          'them with those that are summed over, in the order of the weight.'
+        )
+      y = jnp.einsum(eqn, x, stored.floats(), preferred_element_type=_F32)
+      return ad_checkpoint.checkpoint_name(y.astype(x.dtype), PRODUCT)
     y = _partition.constrain(stored.project(eqn, x), eqn.split('->')[1])
     y = ad_checkpoint.checkpoint_name(y, PRODUCT)
-    for lora, part in self._adapters(suffix):
+    for lora, part in adapters:
       drops = _factors.DROPOUT in lora and self.has_rng('dropout')
       rng = self.make_rng('dropout') if drops else None
       y = _adapters.adapt(eqn, y, x, stored, lora, part=part, rng=rng)
