@@ -262,8 +262,30 @@ def test_what_is_not_finite_raises_and_changes_nothing():
   assert np.isfinite(state.params['w']).all()
 
 
+def test_an_update_that_is_not_finite_changes_nothing():
+  """Loss and gradients are; a moment of 0 divides 0."""
+
+  def loss(params, batch, rng):
+    errors = (params['used'] + 0 * params['idle'] - batch) ** 2
+    return gm.losses.Mean(errors.sum(), jnp.float32(errors.size))
+
+  optimizer = optax.adam(0.1, eps=0.0)
+  params = {'idle': jnp.ones(2), 'used': jnp.ones(2)}
+  state = gm.training.init_state(params, optimizer)
+  step = gm.training.make_step(loss, optimizer)
+  state, metrics = step(state, jnp.zeros(2))
+  assert np.isfinite(metrics['grad_norm'])
+  assert not np.isfinite(metrics['update_norm'])
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.opt_state))
+  np.testing.assert_array_equal(state.params['used'], 1)
+  with pytest.raises(
+    ValueError, match=r'update norm=nan. .* concerned is idle'
+  ):
+    step(state, jnp.zeros(2))
+
+
 def test_a_loss_of_no_token_raises():
-  optimizer = optax.sgd(0.1)
+  optimizer = optax.adamw(0.1)  # Its decay needs no gradient.
   state = gm.training.init_state(copied(CASE.params), optimizer)
   step = gm.training.make_step(loss_of_case(), optimizer)
   empty = batch() | {'loss_mask': np.zeros((ROWS, LENGTH), bool)}

@@ -87,7 +87,9 @@ def test_a_loop_leaves_all_that_one_wants(tmp_path):
   }  # fmt: skip
   assert run.step == 6 == int(run.state.step)
   rows = table(tmp_path / 'a')
-  assert [*rows[0]] == ['step', 'seconds', 'loss', 'grad_norm', 'tokens']
+  assert [*rows[0]] == [
+    *('step', 'seconds', 'loss', 'grad_norm', 'update_norm', 'tokens')
+  ]
   assert [row['step'] for row in rows] == [*'123456']
   assert [np.float32(row['loss']) for row in rows] == [
     np.float32(row['loss']) for row in run.rows

@@ -249,7 +249,7 @@ class Run:
     if late is None:
       return
     step, values = late
-    if {'loss', 'grad_norm', 'tokens'} <= values.keys():
+    if {'loss', 'grad_norm', 'update_norm', 'tokens'} <= values.keys():
       _step.check(step, values)
     row = self._metrics.add(step, values, time.monotonic())
     self._bar.update(row)

@@ -18,7 +18,7 @@ from gemma.gm.training import _state
 
 BatchLoss = Callable[[Any, Any, Any], _mean.Mean]
 Metrics = dict[str, jax.Array]
-_METRICS = 'loss', 'grad_norm', 'tokens', 'learning_rate'
+_METRICS = 'loss', 'grad_norm', 'update_norm', 'tokens', 'learning_rate'
 
 
 class Step:
@@ -33,7 +33,8 @@ class Step:
     """Compiles nothing yet."""
     self._accumulate = accumulate
     self._update = _program(loss, optimizer, accumulate)
-    self._before: tuple[jax.Array, Metrics] | None = None
+    # The last step, what it told, and where to look if it went wrong.
+    self._before: tuple[jax.Array, Metrics, jax.Array, Any] | None = None
 
   def __call__(
     self, state: _state.TrainState, batch: Any
@@ -51,20 +52,26 @@ class Step:
       The next state, and what there is to tell.
 
     Raises:
-      ValueError: If the loss of the step before was not finite, or the batch
+      ValueError: If a number of the step before was not finite, or the batch
         does not divide.
     """
     # One step late, so that the device never waits for the host.
     before, self._before = self._before, None
     if before is not None and before[0] is state.step:
-      check(int(before[0]), before[1])
+      step, metrics, first_bad, names = before
+      check(int(step), metrics, names[int(first_bad)])
     _check_rows(batch, self._accumulate)
     mesh = mesh_of(state)
     batch = _rows.put(batch, mesh, self._accumulate)
     with _mesh.use_mesh(mesh):
       trained, step, metrics = self._update(*_arguments(state, batch, mesh))
+    names = [
+      jax.tree_util.keystr(path, simple=True, separator='/')
+      for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
+    ]
+    first_bad = metrics['first_bad']
     metrics = {name: metrics[name] for name in _METRICS if name in metrics}
-    self._before = step, metrics
+    self._before = step, metrics, first_bad, names
     params, opt_state = trained
     state = state.replace(params=params, opt_state=opt_state, step=step)
     return state, metrics
@@ -108,14 +115,16 @@ def make_step(
 
   ```
 
-  The metrics are `loss`; `grad_norm`, the norm of all gradients together;
-  `tokens`, how many the loss is the mean of; and `learning_rate`, if the state
-  of the optimizer tells it, as that of `gm.training.adamw` and of
-  `optax.inject_hyperparams` does.
+  The metrics are `loss`; `grad_norm` and `update_norm`, the norms of all
+  gradients and of all changes of parameters together; `tokens`, how many the
+  loss is the mean of; and `learning_rate`, if the state of the optimizer tells
+  it, as that of `gm.training.adamw` and of `optax.inject_hyperparams` does.
 
   Memory of `params` and `opt_state` is used again for the next state. The
-  frozen parameters stay where they are. A step whose loss or gradient is not
-  finite changes no parameter, and the next call raises an error that names it.
+  frozen parameters stay where they are. A step whose loss, gradient or update
+  is not finite, or whose batch has no token that counts, changes nothing but
+  its number, and the next call raises an error that names it, and the first
+  parameter whose numbers are not finite.
 
   Args:
     loss: `loss(params, batch, rng)` gives a `gm.losses.Mean`; `params` are
@@ -133,22 +142,25 @@ def make_step(
   return Step(loss, optimizer, accumulate)
 
 
-def check(step: int, metrics: Mapping[str, Any]) -> None:
+def check(step: int, metrics: Mapping[str, Any], parameter: str = '') -> None:
   """Waits for a step, and raises if it went wrong.
 
   Args:
     step: Steps done, this one with them.
     metrics: What it told.
+    parameter: The first one whose numbers are not finite, if any is.
 
   Raises:
     ValueError: If a number is not finite, or the loss is of no token.
   """
-  loss, norm = float(metrics['loss']), float(metrics['grad_norm'])
-  if not (math.isfinite(loss) and math.isfinite(norm)):
+  numbers = [float(metrics[x]) for x in ('loss', 'grad_norm', 'update_norm')]
+  if not all(map(math.isfinite, numbers)):
+    loss, norm, change = numbers
+    first = f' The first parameter concerned is {parameter}.' * bool(parameter)
     raise ValueError(
-      f'Step {step}: loss={loss:g}, gradient norm={norm:g}. The parameters '
-      'are those before it. Lower the learning rate, clip the gradients, or '
-      'look at the batch.'
+      f'Step {step}: loss={loss:g}, gradient norm={norm:g}, update norm='
+      f'{change:g}.{first} The parameters are those before it. Lower the '
+      'learning rate, clip the gradients, or look at the batch.'
     )
   if not float(metrics['tokens']):
     raise ValueError(
@@ -173,17 +185,34 @@ def _program(
     key = jax.random.fold_in(rng, step)
     mean, grads = _gradients(total, params, batch, key, accumulate)
     grads = _placed(grads, places)
-    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+    grad_sizes = _sizes(grads)
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
     updates, new_state = optimizer.update(grads, opt_state, params)
     new = optax.apply_updates(params, updates), new_state
-    fine = jnp.isfinite(mean.value) & jnp.isfinite(norm)
+    sizes = _sizes(updates)
+    norms = jnp.sqrt(grad_sizes.sum()), jnp.sqrt(sizes.sum())
+    fine = jnp.isfinite(jnp.stack([mean.value, *norms])).all() & (
+      mean.count > 0
+    )
     new = jax.tree.map(lambda x, old: jnp.where(fine, x, old), new, trained)
     new = _placed(new, places)
-    metrics = {'loss': mean.value, 'grad_norm': norm, 'tokens': mean.count}
+    bad = ~jnp.isfinite(jnp.concatenate([grad_sizes, sizes]))
+    metrics = {
+      'loss': mean.value,
+      'grad_norm': norms[0],
+      'update_norm': norms[1],
+      'tokens': mean.count,
+      'first_bad': jnp.argmax(bad) % len(sizes),
+    }
     return new, step + 1, metrics | _learning_rate(new_state)
 
   return update
+
+
+def _sizes(tree: Any) -> jax.Array:
+  """The sum of squares of each leaf."""
+  leaves = jax.tree.leaves(tree)
+  return jnp.stack([jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves])
 
 
 def mesh_of(state: _state.TrainState) -> jax.sharding.Mesh | None:
