@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import cases
@@ -241,6 +243,60 @@ def test_batch_lacks_something():
   del data['loss_mask']
   with pytest.raises(ValueError, match="'target'.*but no 'loss_mask'"):
     gm.losses.NextToken(CASE.model)(CASE.params, data, None)
+
+
+# Ids outside of the table.
+
+
+def changed(data, name, value):
+  """A batch with another id at the last place that counts."""
+  mask = data['loss_mask' if 'loss_mask' in data else 'mask']
+  place = tuple(np.argwhere(mask)[-1])
+  ids = np.array(data[name])
+  ids[place] = value
+  return data | {name: ids}, [*map(int, place)]
+
+
+@pytest.mark.parametrize('value', [-1, -101, 10**6, CASE.config.num_embed])
+@pytest.mark.parametrize('name', ['input', 'target', 'tokens', 'targets'])
+def test_ids_outside_of_the_table(name, value):
+  pair = name.endswith('s')
+  loss = gm.losses.WinRate if pair else gm.losses.NextToken
+  data, place = changed(pairs() if pair else batch(), name, value)
+  with pytest.raises(ValueError, match=re.escape(f'{place} is {value}, but')):
+    loss(CASE.model)(CASE.params, data)
+
+
+def test_ids_outside_of_the_table_in_a_step_and_in_a_program():
+  loss = gm.losses.NextToken(CASE.model)
+  data, place = changed(batch(), 'target', 10**6)
+  shown = re.escape(f"batch['target']{place} is 1000000")
+  optimizer = optax.sgd(0.1)
+  params = jax.tree.map(jnp.copy, CASE.params)
+  state = gm.training.init_state(params, optimizer)
+  with pytest.raises(ValueError, match=shown):
+    gm.training.make_step(loss, optimizer)(state, data)
+  with pytest.raises(ValueError, match=shown):
+    gm.training.make_eval(loss)(state, [data])
+  value = jax.jit(lambda data: loss(CASE.params, data).value)
+  for name in ('target', 'input'):
+    assert np.isnan(value(changed(batch(), name, 10**6)[0]))
+  assert np.isfinite(value(batch()))
+
+
+def test_targets_that_do_not_count_may_be_anything():
+  loss = gm.losses.NextToken(CASE.model)
+  data = batch()
+  expected = loss(CASE.params, data)
+  odd = np.where(data['loss_mask'], data['target'], 10**6)
+  np.testing.assert_array_equal(
+    loss(CASE.params, data | {'target': odd}), expected
+  )
+  # By the convention of other libraries, these are masked.
+  marked = np.where(data['loss_mask'], data['target'], -100)
+  marked = data | {'target': marked}
+  marked['loss_mask'] = np.ones_like(data['loss_mask'])
+  np.testing.assert_array_equal(loss(CASE.params, marked), expected)
 
 
 # No logits.

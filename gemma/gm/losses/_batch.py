@@ -17,12 +17,14 @@ from jaxtyping import Float32
 from jaxtyping import Shaped
 
 from gemma.gm.losses import _axes
+from gemma.gm.losses import _ids
 from gemma.gm.losses import _logprobs
 from gemma.gm.losses import _mean
 from gemma.gm.losses import _preference
 from gemma.gm.nn import _lora
 
 Batch = Mapping[str, Any]
+_PAIR = 'tokens', 'targets', 'mask'
 _OPTIONS = {
   'dpo': {'tau', 'label_smoothing'},
   'ipo': {'tau'},
@@ -36,7 +38,8 @@ class NextToken:
 
   A batch has `input` and `target`, `int32[B, L]`, and `loss_mask`,
   `bool[B, L]`; it may have `segment_ids`, `int32[B, L]`, for rows of several
-  sequences, and `images`. Targets and masks may have a trailing axis of 1.
+  sequences, and `images`. Targets and masks may have a trailing axis of 1. A
+  target of -100 does not count.
 
   ```python
   >>> import numpy as np
@@ -72,8 +75,10 @@ class NextToken:
       rng: A key for dropout, or None for none.
 
     Raises:
-      ValueError: If the batch lacks something, or shapes disagree.
+      ValueError: If the batch lacks something, shapes disagree, or an id is
+        outside of the table.
     """
+    self.check(batch)
     tokens = _get(batch, 'input')
     mask = _get(batch, 'loss_mask')
     optional = {key: batch.get(key) for key in ('segment_ids', 'images')}
@@ -88,7 +93,13 @@ class NextToken:
       **{key: value for key, value in optional.items() if value is not None},
     )
     mask = _axes.drop_trailing('loss_mask', mask, losses.shape)
-    return _mean.Mean.of(losses, mask)
+    targets = _axes.drop_trailing('target', batch['target'], losses.shape)
+    return _mean.Mean.of(losses, _ids.counted(targets, mask))
+
+  def check(self, batch: Batch) -> None:
+    """Raises on ids outside of the table, as far as they are known."""
+    names = 'input', 'target', 'loss_mask'
+    _ids.check(self.model.config, batch, *names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +154,8 @@ class Preference:
       rng: A key for dropout, or None for none.
 
     Raises:
-      ValueError: If the batch lacks something, or shapes disagree.
+      ValueError: If the batch lacks something, shapes disagree, or an id is
+        outside of the table.
     """
     policy, mask = _pair_logprobs(self.model, params, batch, rng)
     if self.method == 'simpo':
@@ -154,6 +166,10 @@ class Preference:
       method = _preference.dpo if self.method == 'dpo' else _preference.ipo
       losses = method(policy, anchor, **self._options)
     return _mean.Mean.of(losses, _complete(mask))
+
+  def check(self, batch: Batch) -> None:
+    """Raises on ids outside of the table, as far as they are known."""
+    _ids.check(self.model.config, batch, *_PAIR)
 
   @property
   def _options(self) -> dict[str, float]:
@@ -185,11 +201,16 @@ class WinRate:
     wins = logprobs[..., 0] > logprobs[..., 1]
     return _mean.Mean.of(wins, _complete(mask))
 
+  def check(self, batch: Batch) -> None:
+    """Raises on ids outside of the table, as far as they are known."""
+    _ids.check(self.model.config, batch, *_PAIR)
+
 
 def _pair_logprobs(
   model: _lora.Model, params: Any, batch: Batch, rng: Any
 ) -> tuple[Float32[Array, 'B P'], Shaped[Array, 'B P L']]:
   """Log-probabilities of the answers, and their mask."""
+  _ids.check(model.config, batch, *_PAIR)
   tokens = jnp.asarray(_get(batch, 'tokens'))
   if tokens.ndim != 3 or tokens.shape[1] != 2:
     raise ValueError(
@@ -199,6 +220,8 @@ def _pair_logprobs(
   targets = _get(batch, 'targets')
   losses = _logprobs.token_losses(model, params, tokens, targets, rng=rng)
   mask = _axes.drop_trailing('mask', _get(batch, 'mask'), losses.shape)
+  targets = _axes.drop_trailing('targets', targets, losses.shape)
+  mask = _ids.counted(targets, mask)
   return _logprobs.masked_sum(-losses, mask), mask
 
 

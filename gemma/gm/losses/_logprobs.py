@@ -16,6 +16,7 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 
 from gemma.gm.losses import _axes
+from gemma.gm.losses import _ids
 from gemma.gm.math import _cross_entropy
 from gemma.gm.nn import _compiled
 from gemma.gm.nn import _head
@@ -103,7 +104,11 @@ def token_losses(
   label_smoothing: float = 0.0,
   **inputs: Any,
 ) -> Float32[Array, '*B L']:
-  """The cross-entropy of each target; inputs are further ones of the model."""
+  """The cross-entropy of each target; inputs are further ones of the model.
+
+  It is 0 where the target is `_ids.IGNORED`, and NaN where the target, or an
+  input of the row, is outside of the table.
+  """
   tokens = jnp.asarray(tokens)
   targets = _axes.drop_trailing('targets', targets, tokens.shape)
   form = model, z_loss, label_smoothing
@@ -129,9 +134,14 @@ def _token_losses(
     **inputs,
   )
   head = _head.head_of(params, model.config)
-  return head.losses(
+  ignored = targets == _ids.IGNORED
+  targets = jnp.where(ignored, 0, targets)
+  losses = head.losses(
     out.hidden_states, targets, z_loss=z_loss, label_smoothing=label_smoothing
   )
+  rows = _ids.are_inputs(model.config, tokens).all(axis=-1, keepdims=True)
+  known = _ids.are_targets(model.config, targets) & rows
+  return jnp.where(ignored, 0, jnp.where(known, losses, jnp.nan))
 
 
 def masked_sum(

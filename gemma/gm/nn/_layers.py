@@ -70,8 +70,8 @@ class Einsum(nn.Module):
       if adapters:
         raise ValueError(
           f'{"/".join(self.path)} has an adapter, which cannot be added to '
-          f'{eqn!r}. Begin the axes of the input with batch and length; end them '
-          'with what is summed over, in the order of the weight.'
+          f'{eqn!r}. Begin the axes of the input with batch and length, and '
+          'end them with what is summed over, in the order of the weight.'
         )
       y = jnp.einsum(eqn, x, stored.floats(), preferred_element_type=_F32)
       return ad_checkpoint.checkpoint_name(y.astype(x.dtype), PRODUCT)

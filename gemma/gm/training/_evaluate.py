@@ -30,6 +30,7 @@ def make_eval(
     total, count = 0.0, 0.0
     mesh = _step.mesh_of(state)
     for batch in batches:
+      _step.check_batch(loss, batch)
       with _mesh.use_mesh(mesh):
         mean = of_batch(state.replace(opt_state=None), _rows.put(batch, mesh))
       total, count = total + float(mean.total), count + float(mean.count)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gemma.gm.losses import _ids
 from gemma.gm.losses import _mean
 from gemma.gm.nn import _compiled
 from gemma.gm.sharding import _mesh
@@ -31,7 +32,7 @@ class Step:
     accumulate: int,
   ):
     """Compiles nothing yet."""
-    self._accumulate = accumulate
+    self._loss, self._accumulate = loss, accumulate
     self._update = _program(loss, optimizer, accumulate)
     # The last step, what it told, and where to look if it went wrong.
     self._before: tuple[jax.Array, Metrics, jax.Array, Any] | None = None
@@ -52,14 +53,15 @@ class Step:
       The next state, and what there is to tell.
 
     Raises:
-      ValueError: If a number of the step before was not finite, or the batch
-        does not divide.
+      ValueError: If a number of the step before was not finite, the batch does
+        not divide, or an id in it is outside of the table.
     """
     # One step late, so that the device never waits for the host.
     before, self._before = self._before, None
     if before is not None and before[0] is state.step:
       step, metrics, first_bad, names = before
       check(int(step), metrics, names[int(first_bad)])
+    check_batch(self._loss, batch)
     _check_rows(batch, self._accumulate)
     mesh = mesh_of(state)
     batch = _rows.put(batch, mesh, self._accumulate)
@@ -167,6 +169,12 @@ def check(step: int, metrics: Mapping[str, Any], parameter: str = '') -> None:
       f'Step {step}: the loss is of no token. All of `loss_mask` is False, as '
       'where prompts alone fill the rows: make the rows longer.'
     )
+
+
+def check_batch(loss: BatchLoss, batch: Any) -> None:
+  """What a loss says of a batch that is still on the host."""
+  if isinstance(loss, _ids.Checked):
+    loss.check(batch)
 
 
 def _program(
