@@ -38,8 +38,8 @@ def match_rms(
   def rms(x: jax.Array) -> jax.Array:
     square = jnp.square(x.astype(jnp.float32))
     mean = jnp.mean(square, axis=-1, keepdims=True)
-    # Above 0, where the root has no slope.
-    return jnp.sqrt(jnp.maximum(mean, 1e-24))
+    # At 0 the root has no slope.
+    return jnp.where(mean > 0, jnp.sqrt(jnp.where(mean > 0, mean, 1)), 0)
 
-  out = x.astype(jnp.float32) * rms(like) / rms(x)
+  out = x.astype(jnp.float32) * rms(like) / jnp.maximum(rms(x), 1e-12)
   return out.astype(x.dtype)
