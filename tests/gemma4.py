@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 
 from gemma import gm
-from gemma.gm.text import _tokenizer_proto
+from gemma.gm.text import _model_proto
 
 # All that is not text, spelled by hand: no list of the library's own.
 TAGS = {
@@ -40,9 +40,7 @@ TEXT = 2048  # Ids of text, and of tags that are not of media, are below.
 def proto() -> bytes:
   """The SentencePiece model."""
   path = gm.text.Gemma3TinyTokenizer().path
-  model = _tokenizer_proto.pb.ModelProto.FromString(
-    pathlib.Path(path).read_bytes()
-  )
+  model = _model_proto.Model.FromString(pathlib.Path(path).read_bytes())
   for i, old in ((110, '<start_of_image>'), (111, '<end_of_image>')):
     assert model.pieces[i].piece == old
     model.pieces[i].piece = f'<row{i}>'

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gemma import gm
-from gemma.gm.text import _tokenizer_proto
+from gemma.gm.text import _model_proto
 
 # All that is not text, spelled by hand: no list of the library's own.
 TAGS = (
@@ -47,7 +47,7 @@ LOOKALIKES = str.maketrans({
 def rich_vocabulary():
   """The bundled vocabulary with the symbols of the larger ones."""
   proto = gm.text.Gemma3TinyTokenizer().model_proto
-  model = _tokenizer_proto.pb.ModelProto.FromString(proto)
+  model = _model_proto.Model.FromString(proto)
   for piece in (*MORE_TAGS, *ORDINARY):
     model.pieces.add(
       piece=piece.replace(' ', '\u2581'), type=model.pieces[4].type

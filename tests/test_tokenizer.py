@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gemma import gm
-from gemma.gm.text import _tokenizer_proto
+from gemma.gm.text import _model_proto
 from texts import TEXTS
 
 
@@ -117,7 +117,7 @@ def test_special_tokens_of_generations():
 
 def test_file_tells_the_generation(tmp_path, tokenizer):
   """Gemma 3n is told by what it calls 256000; a small table stands for it."""
-  model = _tokenizer_proto.pb.ModelProto.FromString(tokenizer.model_proto)
+  model = _model_proto.Model.FromString(tokenizer.model_proto)
   model.pieces[110].piece = '<my_image>'
   model.pieces[111].piece = '<start_of_audio>'
   for i in range(len(model.pieces), 256001):

@@ -4,13 +4,15 @@ import functools
 import http.server
 import json
 import pathlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
 from gemma import gm
-from gemma.gm.text import _tokenizer_proto
+from gemma.gm.text import _model_proto
 from texts import TEXTS
 
 SHIPPED = gm.ckpts.CheckpointPath.GEMMA3_TINY_IT
@@ -163,8 +165,8 @@ def test_path_of_a_folder_and_of_something_else(tmp_path):
 
 
 def test_vocabulary_without_bytes(tmp_path, tokenizer):
-  model = _tokenizer_proto.pb.ModelProto.FromString(tokenizer.model_proto)
-  kept = [p for p in model.pieces if p.type != p.BYTE]
+  model = _model_proto.Model.FromString(tokenizer.model_proto)
+  kept = [p for p in model.pieces if p.type != _model_proto.TYPES['BYTE']]
   del model.pieces[:]
   model.pieces.extend(kept)
   model.trainer_spec.byte_fallback = False
@@ -204,3 +206,30 @@ def test_tokenizer_json_is_the_same_vocabulary(tmp_path, tokenizer):
     )
     if text:
       assert theirs.encode(text, add_special_tokens=False) == ours.encode(text)
+
+
+def test_model_files_are_those_of_sentencepiece():
+  """Its own classes read the same from what was read and written here."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  theirs = sentencepiece_model_pb2.ModelProto.FromString
+  proto = gm.text.Gemma3TinyTokenizer().model_proto
+  model = _model_proto.Model.FromString(proto)
+  assert theirs(model.SerializeToString()) == theirs(proto)
+  assert _model_proto.TYPES == dict(theirs(b'').SentencePiece.Type.items())
+  trainer = theirs(b'').trainer_spec
+  for name in ('unk_id', 'bos_id', 'eos_id', 'pad_id', 'model_type'):
+    assert getattr(_model_proto.Model().trainer_spec, name) == getattr(
+      trainer, name
+    )
+
+
+def test_no_generated_code_is_imported():
+  """It raises if protobuf is older than the one that made it."""
+  code = (
+    'import sys; from gemma import gm; '
+    'tokenizer = gm.text.Gemma3TinyTokenizer(custom_tokens={0: "<mine>"}); '
+    'tokenizer.encode("<mine>"); tokenizer.hf_files(); tokenizer.control_ids; '
+    'assert "sentencepiece.sentencepiece_model_pb2" not in sys.modules'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)

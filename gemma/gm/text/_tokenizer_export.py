@@ -5,10 +5,11 @@ import json
 import pathlib
 from typing import Any
 
+from gemma.gm.text import _model_proto
 from gemma.gm.text import _tokenizer_proto
 
 _SPACE = '\u2581'
-_PIECE = _tokenizer_proto.pb.ModelProto.SentencePiece
+_TYPES = _model_proto.TYPES
 
 # The chat formats for `apply_chat_template`: they make the same text as
 # `encode_chat`.
@@ -68,13 +69,13 @@ def hf_files(
 
 def _tokenizer_json(proto: bytes) -> dict[str, Any]:
   """What `tokenizers` needs to do as the SentencePiece model does."""
-  model = _tokenizer_proto.pb.ModelProto.FromString(proto)
+  model = _model_proto.Model.FromString(proto)
   pieces = model.pieces
   control = _tokenizer_proto.control_ids(proto)
   whole = [
     i
     for i, piece in enumerate(pieces)
-    if piece.type not in (_PIECE.NORMAL, _PIECE.BYTE)
+    if piece.type not in (_TYPES['NORMAL'], _TYPES['BYTE'])
   ]
   return {
     'version': '1.0',
@@ -128,7 +129,7 @@ def _merges(pieces: Any) -> Iterator[list[str]]:
   SentencePiece merges the pair whose whole has the highest score. So all pairs
   that make a piece come where the piece does.
   """
-  normal = {p.piece: p.score for p in pieces if p.type == _PIECE.NORMAL}
+  normal = {p.piece: p.score for p in pieces if p.type == _TYPES['NORMAL']}
   for piece in sorted(normal, key=lambda piece: -normal[piece]):
     for cut in range(1, len(piece)):
       if piece[:cut] in normal and piece[cut:] in normal:

@@ -1,15 +1,13 @@
 """SentencePiece model files, made or changed."""
 
 from collections.abc import Mapping
-import importlib
 import json
 import re
 from typing import Any
 
-# The module makes its classes when it is imported, so they have no types.
-pb: Any = importlib.import_module('sentencepiece.sentencepiece_model_pb2')
+from gemma.gm.text import _model_proto
 
-_PIECE = pb.ModelProto.SentencePiece
+_TYPES = _model_proto.TYPES
 _BYTE = re.compile(r'^<0x[0-9A-F]{2}>$')
 _CONTROL = ('<pad>', '<eos>', '<bos>')
 _UNK = '<unk>'
@@ -51,13 +49,13 @@ def from_json(content: bytes) -> bytes:
   added = {token['id']: token['content'] for token in data['added_tokens']}
   pieces = {i: piece for piece, i in model['vocab'].items()} | added
 
-  proto = pb.ModelProto()
+  proto = _model_proto.Model()
   for i in range(max(pieces) + 1):
     piece = pieces.get(i, f'<missing{i}>')
     proto.pieces.add(
       piece=piece,
       score=-ranks.get(piece, len(ranks)),
-      type=_type_of(piece, i in added) if i in pieces else _PIECE.UNUSED,
+      type=_type_of(piece, i in added) if i in pieces else _TYPES['UNUSED'],
     )
   _describe(proto, {piece: i for i, piece in pieces.items()})
   return proto.SerializeToString()
@@ -74,7 +72,7 @@ def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
     ValueError: If a piece has another text than expected, or a new text is that
       of another piece.
   """
-  model = pb.ModelProto.FromString(proto)
+  model = _model_proto.Model.FromString(proto)
   ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
   symbols = list(model.trainer_spec.user_defined_symbols)
   for i, (old, new) in names.items():
@@ -88,7 +86,7 @@ def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
       )
     ids[piece] = i
     model.pieces[i].piece = piece
-    model.pieces[i].type = _PIECE.USER_DEFINED
+    model.pieces[i].type = _TYPES['USER_DEFINED']
     symbols = [piece if symbol == old else symbol for symbol in symbols]
   model.trainer_spec.ClearField('user_defined_symbols')
   model.trainer_spec.user_defined_symbols.extend(symbols)
@@ -104,34 +102,34 @@ def control_ids(proto: bytes) -> frozenset[int]:
   Args:
     proto: A SentencePiece model.
   """
-  pieces = pb.ModelProto.FromString(proto).pieces
+  pieces = _model_proto.Model.FromString(proto).pieces
   return frozenset(
     i for i, piece in enumerate(pieces) if _is_control(piece.piece, piece.type)
   )
 
 
 def _is_control(piece: str, kind: Any) -> bool:
-  if kind == _PIECE.NORMAL:
+  if kind == _TYPES['NORMAL']:
     return piece.startswith('<unused') and bool(_UNUSED.fullmatch(piece))
-  if kind == _PIECE.USER_DEFINED:
+  if kind == _TYPES['USER_DEFINED']:
     return not _ORDINARY.fullmatch(piece)
-  return kind != _PIECE.BYTE
+  return kind != _TYPES['BYTE']
 
 
 def _type_of(piece: str, added: bool) -> Any:
   if piece in _CONTROL:
-    return _PIECE.CONTROL
+    return _TYPES['CONTROL']
   if piece == _UNK:
-    return _PIECE.UNKNOWN
+    return _TYPES['UNKNOWN']
   if _BYTE.match(piece):
-    return _PIECE.BYTE
-  return _PIECE.USER_DEFINED if added else _PIECE.NORMAL
+    return _TYPES['BYTE']
+  return _TYPES['USER_DEFINED'] if added else _TYPES['NORMAL']
 
 
 def _describe(proto: Any, ids: Mapping[str, int]) -> None:
   """Text as it is: no normalisation, no leading space, bytes for the rest."""
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-  trainer.model_type = pb.TrainerSpec.BPE
+  trainer.model_type = _model_proto.BPE
   trainer.vocab_size = len(proto.pieces)
   trainer.byte_fallback = True
   trainer.pad_id = ids['<pad>']
