@@ -1,5 +1,6 @@
 """Where the files of tokenizers come from."""
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -11,7 +12,9 @@ import threading
 import numpy as np
 import pytest
 
+import cases
 from gemma import gm
+from gemma.gm.text import _generation
 from gemma.gm.text import _model_proto
 from texts import TEXTS
 
@@ -222,6 +225,136 @@ def test_model_files_are_those_of_sentencepiece():
     assert getattr(_model_proto.Model().trainer_spec, name) == getattr(
       trainer, name
     )
+
+
+# What others change in a folder.
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+  """The files of a tokenizer, to change."""
+  for name, content in tokenizer.hf_files().items():
+    (tmp_path / name).write_bytes(content)
+  return tmp_path
+
+
+def change(file, **values):
+  file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def add(folder, *tokens):
+  file = folder / 'tokenizer.json'
+  present = json.loads(file.read_text())['added_tokens']
+  change(file, added_tokens=[*present, *tokens])
+
+
+def test_added_tokens_are_read_and_written_back(folder, tokenizer, tmp_path):
+  size = tokenizer.vocab_size
+  add(
+    folder,
+    {'id': size, 'content': '<|im_start|>', 'special': True},
+    {'id': size + 2, 'content': 'kubernetes pod', 'special': False},
+    {'id': size + 9, 'content': '<image_soft_token>', 'special': True},
+  )
+  ours = gm.text.Tokenizer.from_path(folder)
+  assert ours.vocab_size == size + 3
+  ids = ours.encode('a<|im_start|>kubernetes pod')
+  assert ids == [*tokenizer.encode('a'), size, size + 2]
+  assert ours.decode(ids) == 'a<|im_start|>kubernetes pod'
+  # A tag is spelled out in text of others, a word is not.
+  assert ours.encode('<|im_start|>kubernetes pod', allow_special=False) == [
+    *ours.encode('<'),
+    *ours.encode('|im_start|>'),
+    size + 2,
+  ]
+  again = tmp_path / 'again'
+  again.mkdir()
+  for name, content in ours.hf_files().items():
+    (again / name).write_bytes(content)
+  assert gm.text.Tokenizer.from_path(again).tokens == ours.tokens
+  added = json.loads((again / 'tokenizer.json').read_text())['added_tokens']
+  assert {x['content']: x['special'] for x in added if x['id'] >= size} == {
+    '<|im_start|>': True,
+    f'<missing{size + 1}>': True,
+    'kubernetes\u2581pod': False,
+  }
+
+
+def test_an_unused_token_may_have_a_new_name(folder, tokenizer):
+  unused = int(tokenizer.special_tokens.CUSTOM)
+  file = folder / 'tokenizer.json'
+  tokens = json.loads(file.read_text())['added_tokens']
+  kept = [x for x in tokens if x['id'] != unused]
+  change(file, added_tokens=[*kept, {'id': unused, 'content': '<mine>'}])
+  assert gm.text.Tokenizer.from_path(folder).encode('<mine>') == [unused]
+
+
+@pytest.mark.parametrize(
+  'token, message',
+  [
+    ({'id': 5, 'content': 'x y'}, r"Token 5 is 'x y' in .*json, but .* is '"),
+    ({'id': 3000, 'content': '<bos>'}, "'<bos>' in .* that is token 2"),
+    ({'id': 2**31, 'content': 'x'}, r'id=2147483648 in added_tokens\['),
+    ({'id': -1, 'content': 'x'}, 'id=-1 in added_tokens'),
+    ({'id': None, 'content': 'x'}, 'id=None in added_tokens'),
+    ({'id': 3000, 'content': 7}, 'content=7 in added_tokens'),
+    ({'id': 3000}, 'content is missing in added_tokens'),
+    ({'id': 3000, 'content': 'x', 'lstrip': True}, 'lstrip=True in added_t'),
+    ({'id': 3000, 'content': 'x', 'rstrip': True}, 'rstrip=True in added_t'),
+    ({'id': 3000, 'content': 'x', 'single_word': True}, 'single_word=True in'),
+    ({'id': 3000, 'content': 'x', 'new': 1}, r'new in added_tokens\[.* is not'),
+    ('x', r"added_tokens\[\d+\] of .* must be an object, got 'x'"),
+  ],
+)
+def test_added_tokens_that_are_refused(folder, token, message):
+  add(folder, token)
+  with pytest.raises(ValueError, match=message):
+    gm.text.Tokenizer.from_path(folder)
+
+
+def test_ends_of_generation_config(folder):
+  file = folder / 'generation_config.json'
+  change(file, eos_token_id=[1, 106, 1107], suppress_tokens=[7], top_k=64)
+  generation = gm.text.Tokenizer.from_path(folder).generation
+  assert generation.ends == (1, 106, 1107)
+  assert generation.suppressed == (7,)
+  written = gm.text.Tokenizer.from_path(folder).hf_files()
+  written = json.loads(written['generation_config.json'])
+  assert 1107 in written['eos_token_id'] and written['suppress_tokens'] == [7]
+
+
+@pytest.mark.parametrize('key', ['eos_token_id', 'suppress_tokens'])
+@pytest.mark.parametrize('value', [[-1], [None], 1.5, 'x', [True], [2**40]])
+def test_generation_config_that_is_refused(folder, key, value):
+  change(folder / 'generation_config.json', **{key: value})
+  with pytest.raises(ValueError, match=f'{key}=.* in .*generation_config.json'):
+    _ = gm.text.Tokenizer.from_path(folder).generation
+
+
+def test_keys_of_generation_config_that_are_not_read(folder):
+  file = folder / 'generation_config.json'
+  change(file, forced_eos_token_id=1)
+  with pytest.raises(ValueError, match='forced_eos_token_id=1 in .* null'):
+    _ = gm.text.Tokenizer.from_path(folder).generation
+  _generation.read.cache_clear()
+  change(file, forced_eos_token_id=None, brand_new=1)
+  with pytest.warns(UserWarning, match='not read: brand_new'):
+    _ = gm.text.Tokenizer.from_path(folder).generation
+
+
+def test_ends_of_a_folder_end_a_text(folder, wide):
+  """As an end of turn does, also if config.json alone says so."""
+  sampler = gm.text.Sampler(**wide, **cases.TEXT)
+  plain = sampler.sample('ROMEO:', max_new_tokens=8, return_state=True)
+  end = plain.token_ids[3]
+  assert end not in plain.token_ids[:3]
+  (folder / 'generation_config.json').unlink()
+  (folder / 'config.json').write_text(json.dumps({'eos_token_id': [1, end]}))
+  own = dataclasses.replace(
+    sampler, tokenizer=gm.text.Tokenizer.from_path(folder)
+  )
+  out = own.sample('ROMEO:', max_new_tokens=8, return_state=True)
+  assert out.token_ids == plain.token_ids[:4]
 
 
 def test_no_generated_code_is_imported():

@@ -61,13 +61,15 @@ def make_rules(
   banned = np.arange(size) >= real  # Rows of the table without a token.
   banned[[_state.PAD, *_ids(tokenizer, forbidden, size)]] = True
   # A small model may have no row for an image token.
-  banned[[i for i in tokenizer.FORBIDDEN_TOKENS if i < size]] = True
+  generation = tokenizer.generation
+  never = *tokenizer.FORBIDDEN_TOKENS, *generation.suppressed
+  banned[[i for i in never if i < size]] = True
   if banned.all():
     raise ValueError(
       f'All {real} tokens are forbidden. Take at least one out of '
       'forbidden_tokens.'
     )
-  ends = [special.EOS, special.END_OF_TURN]
+  ends = [special.EOS, special.END_OF_TURN, *generation.ends]
   # A call of a tool ends the model's turn too, where the vocabulary has one.
   tool = special.__members__.get('BEGIN_OF_TOOL_RESPONSE')
   if tool is not None and tool - special.CUSTOM not in tokenizer.custom_tokens:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from gemma.gm.nn import _config
+from gemma.gm.text import _generation
 from gemma.gm.text import _special_tokens
 from gemma.gm.text import _tokenizer_files
 from gemma.gm.text import _vocabulary
@@ -248,11 +249,13 @@ class Tokenizer:
       config: That of the model, as large ones of Gemma 4 begin their turns with
         an empty thought.
     """
-    from gemma.gm.text import _tokenizer_export  # Needs protobuf: only here.
+    from gemma.gm.text import _tokenizer_export  # Loads protobuf.
 
     return _tokenizer_export.hf_files(
       self.model_proto,
       self.special_tokens,
+      generation=self.generation,
+      control=self.control_ids,
       spelling=self.FORMAT,
       empty_thought=config is not None and self.begins_with_thought(config),
     )
@@ -272,6 +275,14 @@ class Tokenizer:
   def control_ids(self) -> frozenset[int]:
     """Ids of the tokens that mean something to the model beyond their text."""
     return self._vocabulary.control
+
+  @property
+  def generation(self) -> _generation.Generation:
+    """What `generation_config.json` beside the file says of tokens."""
+    if '://' in os.fspath(self.path):
+      return _generation.Generation()
+    path = pathlib.Path(self.path).expanduser()
+    return _generation.read(path if path.is_dir() else path.parent)
 
   def has_own_ids(self) -> bool:
     """Whether the file has the class's control tokens at their ids."""

@@ -5,8 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from gemma.gm.text import _generation
 from gemma.gm.text import _model_proto
-from gemma.gm.text import _tokenizer_proto
 
 _SPACE = '\u2581'
 _TYPES = _model_proto.TYPES
@@ -23,13 +23,21 @@ _EMPTY_THOUGHT = b'empty_thought | default(%s)'  # In a template.
 
 
 def hf_files(
-  proto: bytes, special: Any, *, spelling: str, empty_thought: bool = False
+  proto: bytes,
+  special: Any,
+  *,
+  generation: _generation.Generation,
+  control: frozenset[int],
+  spelling: str,
+  empty_thought: bool = False,
 ) -> dict[str, bytes]:
   """Names and contents of the files; see `Tokenizer.hf_files`.
 
   Args:
     proto: A SentencePiece model.
     special: Its special tokens.
+    generation: Roles of tokens besides.
+    control: Its control tokens.
     spelling: Which tags begin and end turns.
     empty_thought: Whether the template opens turns of the model with one, if
       it is not told.
@@ -37,6 +45,7 @@ def hf_files(
   ends = [int(special.EOS), int(special.END_OF_TURN)]
   if 'BEGIN_OF_TOOL' in special.__members__:  # A call ends an answer as well.
     ends.append(int(special.BEGIN_OF_TOOL_RESPONSE))
+  ends += [i for i in generation.ends if i not in ends]
   template = pathlib.Path(__file__).with_name(_TEMPLATES[spelling]).read_bytes()
   if empty_thought:
     template = template.replace(
@@ -53,25 +62,26 @@ def hf_files(
     'clean_up_tokenization_spaces': False,
     'model_max_length': 1_000_000_000_000_000_019_884_624_838_656,
   }
-  generation = {
+  settings: dict[str, Any] = {
     'bos_token_id': int(special.BOS),
     'eos_token_id': ends,
     'pad_token_id': int(special.PAD),
   }
+  if generation.suppressed:
+    settings['suppress_tokens'] = [*generation.suppressed]
   return {
     'tokenizer.model': proto,
-    'tokenizer.json': _json(_tokenizer_json(proto)),
+    'tokenizer.json': _json(_tokenizer_json(proto, control)),
     'tokenizer_config.json': _json(config),
     'chat_template.jinja': template,
-    'generation_config.json': _json(generation),
+    'generation_config.json': _json(settings),
   }
 
 
-def _tokenizer_json(proto: bytes) -> dict[str, Any]:
+def _tokenizer_json(proto: bytes, control: frozenset[int]) -> dict[str, Any]:
   """What `tokenizers` needs to do as the SentencePiece model does."""
   model = _model_proto.Model.FromString(proto)
   pieces = model.pieces
-  control = _tokenizer_proto.control_ids(proto)
   whole = [
     i
     for i, piece in enumerate(pieces)

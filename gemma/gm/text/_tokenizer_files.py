@@ -49,14 +49,16 @@ def load(
     ValueError: If it is no vocabulary, or cannot have these custom tokens.
   """
   file = find(local(path))
-  proto = _read(file, file.stat().st_mtime_ns)
+  proto, ordinary = _read(file, file.stat().st_mtime_ns)
   names = _renamed(special, custom)
   if names:
-    from gemma.gm.text import _tokenizer_proto  # Needs protobuf: only here.
+    from gemma.gm.text import _tokenizer_proto  # Loads protobuf.
 
     proto = _tokenizer_proto.rename(proto, names)
   try:
-    return _vocabulary.Vocabulary(proto, reserved={*map(int, special), *names})
+    return _vocabulary.Vocabulary(
+      proto, reserved={*map(int, special), *names}, ordinary=ordinary
+    )
   except RuntimeError as e:
     raise ValueError(
       f'{file} is not a SentencePiece model: {e} Delete or replace it.'
@@ -64,15 +66,23 @@ def load(
 
 
 @functools.lru_cache(maxsize=1)
-def _read(file: pathlib.Path, changed: int) -> bytes:
-  """The SentencePiece model of a file, once for all the classes tried on it."""
+def _read(file: pathlib.Path, changed: int) -> tuple[bytes, frozenset[int]]:
+  """The SentencePiece model of a file, once for all the classes tried on it.
+
+  With it, the ids of tokens that were added as ordinary text.
+  """
   del changed  # Another file, then.
   content = file.read_bytes()
-  if file.suffix != '.json':
-    return content
-  from gemma.gm.text import _tokenizer_proto
+  if file.suffix == '.json':
+    from gemma.gm.text import _tokenizer_proto
 
-  return _tokenizer_proto.from_json(content)
+    return _tokenizer_proto.from_json(content), frozenset()
+  added = file.with_name('tokenizer.json')
+  if file.name != 'tokenizer.model' or not added.is_file():
+    return content, frozenset()
+  from gemma.gm.text import _added_tokens
+
+  return _added_tokens.merge(content, added)
 
 
 def local(path: str) -> pathlib.Path:

@@ -11,15 +11,15 @@ _TYPES = _model_proto.TYPES
 _BYTE = re.compile(r'^<0x[0-9A-F]{2}>$')
 _CONTROL = ('<pad>', '<eos>', '<bos>')
 _UNK = '<unk>'
-_SPACE = '\u2581'
+SPACE = '\u2581'
 
 # Symbols of a vocabulary that people write: runs of blanks, and markup. All
 # its other symbols are the model's own, or may be.
 _ORDINARY = re.compile(
-  rf'[\s{_SPACE}]+|</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|'
+  rf'[\s{SPACE}]+|</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|'
   r'blockquote|strong|em|b|i|u|s|sub|sup|code)>'
 )
-_UNUSED = re.compile(r'<unused\d+>')
+_UNUSED = re.compile(r'<(unused|missing)\d+>')
 
 
 def from_json(content: bytes) -> bytes:
@@ -61,6 +61,27 @@ def from_json(content: bytes) -> bytes:
   return proto.SerializeToString()
 
 
+def put(model: Any, i: int, piece: str) -> None:
+  """Makes a token of a SentencePiece model a piece that is one in any text.
+
+  Args:
+    model: The model, which is changed.
+    i: The token; there may be none yet.
+    piece: The text.
+  """
+  while len(model.pieces) <= i:
+    name = f'<missing{len(model.pieces)}>'
+    model.pieces.add(piece=name, type=_TYPES['UNUSED'])
+  model.pieces[i].piece = piece
+  model.pieces[i].type = _TYPES['USER_DEFINED']
+  model.trainer_spec.vocab_size = len(model.pieces)
+
+
+def is_unused(piece: str) -> bool:
+  """Whether a piece stands for nothing yet."""
+  return bool(_UNUSED.fullmatch(piece))
+
+
 def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
   """Gives pieces other texts.
 
@@ -79,7 +100,7 @@ def rename(proto: bytes, names: Mapping[int, tuple[str, str]]) -> bytes:
     if ids.get(old) != i:
       found = model.pieces[i].piece if i < len(model.pieces) else None
       raise ValueError(f'Token {i} is {found!r} and not {old!r}.')
-    piece = new.replace(' ', _SPACE)
+    piece = new.replace(' ', SPACE)
     if piece in ids:
       raise ValueError(
         f'{old} cannot be called {new!r}: token {ids[piece]} has that text.'

@@ -12,12 +12,18 @@ _SPACE = '\u2581'  # SentencePiece's sign for a space.
 class Vocabulary:
   """Pieces, their ids, and how text is cut into them."""
 
-  def __init__(self, proto: bytes, reserved: Iterable[int] = ()):
+  def __init__(
+    self,
+    proto: bytes,
+    reserved: Iterable[int] = (),
+    ordinary: Iterable[int] = (),
+  ):
     """Opens a vocabulary.
 
     Args:
       proto: A SentencePiece model.
       reserved: Ids that are control tokens, whatever the file says.
+      ordinary: Ids that are none.
 
     Raises:
       RuntimeError: If it is no SentencePiece model.
@@ -25,6 +31,7 @@ class Vocabulary:
     """
     self.processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
     self._reserved = frozenset(reserved)
+    self._ordinary = frozenset(ordinary)
     pieces = [f'<0x{value:02X}>' for value in range(256)]
     self._byte_ids = [self.processor.piece_to_id(piece) for piece in pieces]
     if not all(map(self.processor.is_byte, self._byte_ids)):
@@ -83,10 +90,11 @@ class Vocabulary:
 
     Tags, unused tokens, and what never comes from text, such as padding.
     """
-    from gemma.gm.text import _tokenizer_proto  # Needs protobuf: only here.
+    from gemma.gm.text import _tokenizer_proto  # Loads protobuf.
 
     proto = self.processor.serialized_model_proto()
-    return self._reserved | _tokenizer_proto.control_ids(proto)
+    found = _tokenizer_proto.control_ids(proto)
+    return (self._reserved | found) - self._ordinary
 
   def _spelling(self, token: int) -> list[int]:
     """A tag in two halves, or in bytes where a half is a tag as well."""
