@@ -119,7 +119,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
       f'{cost.programs:8}  {cost.hits:6}  {cost.compiling:11.1f}  '
       f'{cost.lowering:9.1f}  {cost.seconds:7.1f}  {cost.tests:5}  {name}'
     )
-  if path := os.environ.get('TEST_COSTS'):
+  path = os.environ.get('TEST_COSTS')
+  if path and 'PYTEST_XDIST_WORKER' not in os.environ:
     with open(path, 'a', encoding='utf-8') as file:
       for nodeid, cost in sorted(_TESTS.items()):
         file.write('\t'.join(map(str, dataclasses.astuple(cost))))
