@@ -41,6 +41,25 @@ def context(kd, **preds):
   return kd.train.Context(step=jnp.array(7), batch=batch, preds=both)
 
 
+def test_is_a_loss_of_kauldron(kd):
+  """`isinstance` says so, and dashboards plot it."""
+  from kauldron.utils.kdash import dashboard_utils
+
+  losses = {'dpo': gm.losses.DpoLoss(**DPO), 'npo': gm.losses.NpoLoss(**DPO)}
+  for loss in losses.values():
+    assert isinstance(loss, kd.losses.Loss)
+  plots = dashboard_utils.MetricDashboards(collection='train', losses=losses)
+  assert 'losses/dpo' in str(plots.normalize())
+
+
+def test_are_transforms_of_kauldron(kd):
+  load = gm.ckpts.LoadCheckpoint('/checkpoints/mine')
+  for transform in (
+    load, gm.ckpts.SkipLoRA(load), gm.ckpts.AnchoredPolicyLoader(policy=load)
+  ):  # fmt: skip
+    assert isinstance(transform, kd.ckpts.InitTransform)
+
+
 def test_state_from_context(kd):
   """A state of Kauldron, which adds up."""
   given = context(kd)

@@ -17,6 +17,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm import sharding as sharding
   from gemma.gm import text as text
   from gemma.gm import training as training
+  from gemma.gm import typing as typing
   from gemma.gm import vision as vision
   from gemma.gm._pretrained import Pretrained as Pretrained
   from gemma.gm._pretrained import from_pretrained as from_pretrained

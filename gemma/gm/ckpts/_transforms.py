@@ -2,12 +2,14 @@
 
 A trainer calls `transform(state)` when the parameters are made, and
 `transform_after_optimizer(state)` when the optimizer is. Nothing else of
-Kauldron is used: a state is any object with `params` and `replace(params=...)`.
+Kauldron is needed: a state is any object with `params` and
+`replace(params=...)`.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import os
+import sys
 from typing import Any
 from typing import Protocol
 from typing import TypeVar
@@ -45,8 +47,20 @@ class InitTransform(Protocol):
   def transform_after_optimizer(self, state: _State) -> _State: ...
 
 
+class _Transform:
+  """Is a `kd.ckpts.InitTransform` if `kauldron` was imported before."""
+
+  def __new__(cls, *args: Any, **kwargs: Any) -> '_Transform':
+    del args, kwargs
+    if 'kauldron' in sys.modules:  # For those who ask `isinstance`.
+      from kauldron import kd
+
+      kd.ckpts.InitTransform.register(_Transform)
+    return super().__new__(cls)
+
+
 @dataclasses.dataclass(frozen=True)
-class LoadCheckpoint:
+class LoadCheckpoint(_Transform):
   """Fills the parameters with those of a checkpoint.
 
   ```python
@@ -89,7 +103,7 @@ class LoadCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class SkipLoRA:
+class SkipLoRA(_Transform):
   """Applies a transform to all parameters but those of LoRA adapters.
 
   Magnitudes (DoRA) become those of the new weights.
@@ -126,7 +140,7 @@ class SkipLoRA:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnchoredPolicyLoader:
+class AnchoredPolicyLoader(_Transform):
   """Fills the two models of preference training: a policy, and its anchor.
 
   ```python

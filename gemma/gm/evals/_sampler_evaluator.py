@@ -167,7 +167,7 @@ class Answering:
     context = make(state=state, batch=batch)
     source = self._source
     prompts = _read(context, source.prompt)
-    path = sampler.model.__kontext_keys__()['images']
+    path = getattr(sampler.model, 'images', None)
     answers = sampler.sample(
       prompts,
       images=None if path is None else _get(context, path),

@@ -8,6 +8,7 @@ Kauldron is imported when it asks, and not before.
 import abc
 from collections.abc import Callable
 import dataclasses
+import sys
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
@@ -33,7 +34,8 @@ class Loss(abc.ABC):
   """A loss whose inputs are found by paths, for `kd.train.Trainer`.
 
   Subclasses have a field `name: str = gm.losses.key()` for each input, and
-  `get_values(*, name, ..., step=None)`.
+  `get_values(*, name, ..., step=None)`. A loss is a `kd.losses.Loss` too if
+  `kauldron` was imported before it was made.
 
   ```python
   >>> import dataclasses
@@ -63,6 +65,12 @@ class Loss(abc.ABC):
   weight: float | Schedule = 1.0
   normalize_by: Literal['mask', 'values'] = 'mask'
 
+  def __new__(cls, *args: Any, **kwargs: Any) -> 'Loss':
+    del args, kwargs
+    if 'kauldron' in sys.modules:  # Its dashboards want its own class.
+      _kauldron().losses.Loss.register(Loss)
+    return super().__new__(cls)
+
   @abc.abstractmethod
   def get_values(self, *args: Any, **kwargs: Any) -> jax.Array:
     """Losses before they are masked, weighted and added up."""
@@ -74,6 +82,10 @@ class Loss(abc.ABC):
       for field in dataclasses.fields(self)
       if field.metadata.get('key')
     }
+
+  def __metric_names__(self) -> None:
+    """None: the loss is one number. For Kauldron's dashboards."""
+    return None
 
   def get_weight(self, step: Any = None) -> jax.Array:
     """The weight at a step."""

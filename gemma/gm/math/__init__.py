@@ -16,3 +16,4 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.math._mask import Mask as Mask
   from gemma.gm.math._rope import Rope as Rope
   from gemma.gm.math._rope import apply_rope as apply_rope
+  from gemma.gm.math._runs import count_consecutive as count_consecutive

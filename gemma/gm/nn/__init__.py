@@ -4,10 +4,12 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn import config as config
+  from gemma.gm.nn import gemma3n as gemma3n
   from gemma.gm.nn._anchored import AnchoredPolicy as AnchoredPolicy
   from gemma.gm.nn._anchored import AnchoredPolicyOutput as AnchoredPolicyOutput
   from gemma.gm.nn._block import Attention as Attention
   from gemma.gm.nn._block import Block as Block
+  from gemma.gm.nn._cache import Cache as Cache
   from gemma.gm.nn._cache import KVCache as KVCache
   from gemma.gm.nn._cache import LayerKV as LayerKV
   from gemma.gm.nn._config import AttentionType as AttentionType
@@ -21,6 +23,7 @@ with _epy.lazy_api_imports(globals()):
   from gemma.gm.nn._layers import Embedder as Embedder
   from gemma.gm.nn._layers import FeedForward as FeedForward
   from gemma.gm.nn._layers import RMSNorm as RMSNorm
+  from gemma.gm.nn._like import TransformerLike as TransformerLike
   from gemma.gm.nn._lora import LoRA as LoRA
   from gemma.gm.nn._picture import picture as picture
   from gemma.gm.nn._presets import PRESETS as PRESETS

@@ -227,6 +227,10 @@ def slot_index(slots: int, length: Int[Array, 'B']) -> Int[Array, 'B S']:
   return last - (last - jnp.arange(slots)[None]) % slots
 
 
+# The published name.
+Cache = KVCache
+
+
 def init_cache(
   config: _config.TransformerConfig,
   *,

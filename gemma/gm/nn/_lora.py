@@ -194,5 +194,5 @@ class LoRA(nn.Module):
     return scope.param(name, start, self.dtype)
 
 
-# What samplers take. Adapters are in the parameters, so they need no wrapper.
+# A model of the library, as losses and checkpoints take it.
 Model: TypeAlias = _transformer.Transformer | LoRA

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from gemma.gm.nn import _compiled
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.text import _chunks
 from gemma.gm.vision import _expand
 
@@ -105,7 +105,7 @@ class Album:
   def soft_tokens_of(
     self,
     chunk: _chunks.Chunk,
-    model: _lora.Model,
+    model: _like.TransformerLike,
     params: Mapping[str, Any],
   ) -> Float[np.ndarray, 'B N S D'] | None:
     """Soft tokens of the images in a piece of each row; None without images.
@@ -133,7 +133,9 @@ class Album:
       del self._soft[key]
     return out
 
-  def warm_up(self, model: _lora.Model, params: Mapping[str, Any]) -> None:
+  def warm_up(
+    self, model: _like.TransformerLike, params: Mapping[str, Any]
+  ) -> None:
     """Compiles the encoder for every number of images that it gets."""
     (some, *_) = self.images.values()
     for count in _BATCHES:
@@ -141,7 +143,7 @@ class Album:
 
   def _encode(
     self,
-    model: _lora.Model,
+    model: _like.TransformerLike,
     params: Mapping[str, Any],
     wanted: Sequence[Ids],
   ) -> None:
@@ -166,7 +168,7 @@ class Album:
 
 @functools.partial(_compiled.jit, static_argnums=0)
 def _encode(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Mapping[str, Any],
   images: UInt8[Array, 'N H W C'],
 ) -> Float[Array, 'N S D']:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.sharding import _rules as _shard_rules
 from gemma.gm.text import _conversation
 from gemma.gm.text import _dialog
@@ -88,7 +88,7 @@ class ChatSampler:
     reply: The last answer, taken apart: its text, thought and calls of tools.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   multi_turn: bool = False
   print_stream: Any = False

@@ -21,7 +21,7 @@ import numpy as np
 
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _compiled
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _place
 from gemma.gm.nn import _weights
 from gemma.gm.text import _album
@@ -35,7 +35,7 @@ PAD = _state.PAD
 
 
 def prefill(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: _step.Params,
   rows: Sequence[Sequence[int]],
   cache: _cache.KVCache,
@@ -175,7 +175,7 @@ def _fold(key: Key[Array, ''], folds: UInt32[Array, 'B 2']) -> Key[Array, 'B']:
   _compiled.jit, static_argnums=0, donate_argnames=('cache', 'ahead')
 )
 def _prefill_chunk(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: _step.Params,
   chunk: Int[Array, 'B C'],
   soft_tokens: Float[Array, 'B N S D'] | None,

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from gemma.gm.nn import _like
 from gemma.gm.nn import _lora
+from gemma.gm.nn import _transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class DraftModel:
     num_tokens: Tokens guessed at a time.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   num_tokens: int = 4
 
@@ -63,7 +65,7 @@ class ModelDrafter:
     num_tokens: Tokens guessed at a time.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   num_tokens: int
 
 
@@ -77,19 +79,23 @@ def drafter(draft: Draft | None) -> Drafter | None:
   return draft
 
 
-def free(model: _lora.Model) -> _lora.Model:
+def free(model: _like.TransformerLike) -> _like.TransformerLike:
   """The model, free to return what is asked of it.
 
   Adapters are in the parameters: what creates them is not needed, unless it has
-  a factor for them.
+  a factor for them. A model of one's own has no default to set free.
   """
-  if not isinstance(model, _lora.LoRA):
+  if isinstance(model, _transformer.Transformer):
     return model.clone(return_last_only=None)
+  if not isinstance(model, _lora.LoRA):
+    return model
   plain = model.model.clone(return_last_only=None)
   return plain if model.factor == 1 else model.clone(model=plain)
 
 
-def sees_the_same(draft: _lora.Model, model: _lora.Model) -> bool:
+def sees_the_same(
+  draft: _like.TransformerLike, model: _like.TransformerLike
+) -> bool:
   """Whether both see, and images have as many soft tokens in each."""
   mine, other = draft.config.vision_encoder, model.config.vision_encoder
   if mine is None or other is None:
@@ -97,7 +103,7 @@ def sees_the_same(draft: _lora.Model, model: _lora.Model) -> bool:
   return mine.num_mm_tokens_per_image == other.num_mm_tokens_per_image
 
 
-def check(draft: Draft | None, model: _lora.Model) -> None:
+def check(draft: Draft | None, model: _like.TransformerLike) -> None:
   """Raises if a draft model has another vocabulary than the model."""
   if not isinstance(draft, DraftModel):
     return

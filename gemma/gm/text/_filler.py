@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _weights
 from gemma.gm.text import _album
 from gemma.gm.text import _decode
@@ -31,7 +31,7 @@ class Filler:
     sharding: Where prompts lie.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   params: Mapping[str, Any]
   album: _album.Album
   buckets: tuple[int, ...] | None
@@ -139,7 +139,7 @@ class Filler:
     )
 
 
-def _blind(row: Sequence[int], model: _lora.Model) -> Sequence[int]:
+def _blind(row: Sequence[int], model: _like.TransformerLike) -> Sequence[int]:
   """A row for a draft that does not see: images are as long, but say nothing.
 
   Its guesses get worse, and the answer stays the same: the model checks them.

@@ -14,6 +14,7 @@ from typing import Any
 from gemma.gm.text import _declaration
 from gemma.gm.text import _keys
 from gemma.gm.text import _parts
+from gemma.gm.text import _special_tokens
 from gemma.gm.text import _tokenizer
 from gemma.gm.text import _tool_schema
 from gemma.gm.text import _values
@@ -155,7 +156,7 @@ def _response(
 
 
 FORMATS: Mapping[str, Format] = {
-  'gemma3': Format(
+  _special_tokens.Format.GEMMA3: Format(
     system_turn=False,
     alternates=True,
     forgets=False,
@@ -163,7 +164,7 @@ FORMATS: Mapping[str, Format] = {
     soft=(),
     writers={_parts.Thought: _receiver},
   ),
-  'gemma4': Format(
+  _special_tokens.Format.GEMMA4: Format(
     system_turn=True,
     alternates=False,
     forgets=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.text import _attach
 from gemma.gm.text import _conversation
 from gemma.gm.text import _exact
@@ -57,7 +57,7 @@ class History:
   """
 
   tokenizer: _tokenizer.Tokenizer
-  model: _lora.Model
+  model: _like.TransformerLike
   turns: tuple[Turn, ...] = ()
   system: Any = None
   thinking: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.text import _album
 from gemma.gm.vision import _preprocess
 
@@ -81,7 +81,7 @@ class Reader:
     album: All that was read.
   """
 
-  def __init__(self, model: _lora.Model):
+  def __init__(self, model: _like.TransformerLike):
     """Reads for a model.
 
     Args:
@@ -122,7 +122,7 @@ class Reader:
       raise
 
 
-def check_sees(model: _lora.Model) -> int:
+def check_sees(model: _like.TransformerLike) -> int:
   """Height and width of what the model gets to see.
 
   Raises:
@@ -138,13 +138,15 @@ def check_sees(model: _lora.Model) -> int:
   return encoder.image_height
 
 
-def soft_tokens_of(model: _lora.Model) -> int:
+def soft_tokens_of(model: _like.TransformerLike) -> int:
   """Soft tokens of an image; 1 for a model that does not see."""
   encoder = model.config.vision_encoder
   return 1 if encoder is None else encoder.num_mm_tokens_per_image
 
 
-def album_of(images: Sequence[Any], model: _lora.Model) -> _album.Album:
+def album_of(
+  images: Sequence[Any], model: _like.TransformerLike
+) -> _album.Album:
   """Pixels as an album for a model."""
   return _album.Album.of(map(np.asarray, images), soft_tokens_of(model))
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _weights
 from gemma.gm.text import _state
 
@@ -31,7 +31,7 @@ def check_alive(state: _state.SamplingState) -> None:
 
 
 def check_state(
-  state: _state.SamplingState | None, model: _lora.Model, params: Any
+  state: _state.SamplingState | None, model: _like.TransformerLike, params: Any
 ) -> None:
   """Raises unless a model can go on from a state.
 

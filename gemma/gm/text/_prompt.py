@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _transformer
 from gemma.gm.text import _album
 from gemma.gm.text import _attach
@@ -40,7 +40,7 @@ def encode(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
   *,
-  model: _lora.Model,
+  model: _like.TransformerLike,
   images: Any = None,
   add_bos: bool,
   allow_special: bool,
@@ -98,7 +98,7 @@ def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def collapse(
-  row: Sequence[int], model: _lora.Model
+  row: Sequence[int], model: _like.TransformerLike
 ) -> tuple[list[int], list[int]]:
   """A row with one token for each image, and where each token was in it.
 
@@ -135,7 +135,7 @@ def _encode_one(
   tokenizer: _tokenizer.Tokenizer,
   prompt: Any,
   images: list[Any],
-  model: _lora.Model,
+  model: _like.TransformerLike,
   *,
   add_bos: bool,
   allow_special: bool,
@@ -185,7 +185,9 @@ def _check(
 
 
 def _check_media(
-  rows: list[list[int]], tokenizer: _tokenizer.Tokenizer, model: _lora.Model
+  rows: list[list[int]],
+  tokenizer: _tokenizer.Tokenizer,
+  model: _like.TransformerLike,
 ) -> None:
   """Raises on placeholders of media that nothing has taken the place of."""
   members = tokenizer.special_tokens.__members__
@@ -202,7 +204,7 @@ def _check_media(
 def _without_padding(
   rows: list[list[int]],
   sources: list[list[Any]],
-  model: _lora.Model,
+  model: _like.TransformerLike,
 ) -> list[list[Any]]:
   """Images of each row where all are one array, which cannot be ragged."""
   counts = [row.count(model.config.image_tokens.start) for row in rows]
@@ -215,7 +217,7 @@ def _without_padding(
 def _with_room(
   rows: list[list[int]],
   sources: list[list[Any]],
-  model: _lora.Model,
+  model: _like.TransformerLike,
   *,
   batched: bool,
 ) -> tuple[list[list[int]], _album.Album]:

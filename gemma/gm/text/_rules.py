@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma.gm.nn import _config
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.text import _state
 from gemma.gm.text import _step
 from gemma.gm.text import _stop_strings
@@ -16,7 +16,7 @@ Tokens = Sequence[str | int] | None
 
 
 def resolve_tokenizer(
-  model: _lora.Model, tokenizer: _tokenizer.Tokenizer | None
+  model: _like.TransformerLike, tokenizer: _tokenizer.Tokenizer | None
 ) -> _tokenizer.Tokenizer:
   """The tokenizer of a model, or the given one if the two go together."""
   version = model.INFO.tokenizer_version

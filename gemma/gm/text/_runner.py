@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.sharding import _mesh
 from gemma.gm.sharding import _processes
 from gemma.gm.text import _album
@@ -53,7 +53,7 @@ class Runner:
     prefix_cache: Keeps prompts for later calls.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   params: Mapping[str, Any]
   rules: _step.Rules
   cache_length: int

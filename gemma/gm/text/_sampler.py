@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _place
 from gemma.gm.sharding import _mesh
 from gemma.gm.sharding import _rules as _shard_rules
@@ -88,7 +88,7 @@ class Sampler:
       control tokens. Turn it off for text that is not your own.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   params: Mapping[str, Any] = dataclasses.field(repr=False)
   tokenizer: _tokenizer.Tokenizer | None = None
   sampling: Sampling = _sampling.Greedy()
@@ -345,7 +345,7 @@ class Sampler:
     return _stop_strings.StopStrings(self.codec, self.stop_strings)
 
   @functools.cached_property
-  def _model(self) -> _lora.Model:
+  def _model(self) -> _like.TransformerLike:
     """The model, free to return what is asked of it."""
     return _drafts.free(self.model)
 

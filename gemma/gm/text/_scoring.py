@@ -20,7 +20,7 @@ import numpy as np
 
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _compiled
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.nn import _weights
 from gemma.gm.text import _chunks
 from gemma.gm.text import _images
@@ -62,7 +62,7 @@ class Score:
 
 
 def score(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   prompts: _prompt.Prompts,
   *,
@@ -90,7 +90,9 @@ def score(
   ]
 
 
-def _score(row: list[int], logprobs: np.ndarray, model: _lora.Model) -> Score:
+def _score(
+  row: list[int], logprobs: np.ndarray, model: _like.TransformerLike
+) -> Score:
   """The score of a row from what each of its tokens says of the next."""
   tokens, places = _prompt.collapse(row, model)
   values = [
@@ -102,7 +104,7 @@ def _score(row: list[int], logprobs: np.ndarray, model: _lora.Model) -> Score:
 
 
 def embed(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   prompts: _prompt.Prompts,
   *,
@@ -132,7 +134,7 @@ def embed(
 
 
 def _hidden_states(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   prompts: _prompt.Prompts,
   chunk_length: int,
@@ -155,7 +157,7 @@ def _hidden_states(
 
 @functools.partial(_compiled.jit, static_argnums=0, donate_argnames='cache')
 def _next_hidden(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   chunk: Int[Array, 'B C'],
   soft_tokens: Float[Array, 'B N S D'] | None,
@@ -174,7 +176,7 @@ def _next_hidden(
 
 @functools.partial(_compiled.jit, static_argnums=0)
 def _logprobs(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   hidden: Float[Array, 'B C D'],
   targets: Int[Array, 'B C'],

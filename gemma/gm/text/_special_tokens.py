@@ -1,5 +1,6 @@
 """Ids of the tokens that are not text, written once."""
 
+from collections.abc import Mapping
 import enum
 from typing import Any
 
@@ -11,6 +12,13 @@ class _Printed(enum.EnumMeta):
     members: dict[str, Any] = {**cls.__members__}
     lines = [f'  {name}={int(member)}' for name, member in members.items()]
     return '\n'.join([f'{cls.__name__}:', *lines])
+
+
+class Format(enum.StrEnum):
+  """Which tags stand for control tokens in text."""
+
+  GEMMA3 = 'gemma3'
+  GEMMA4 = 'gemma4'
 
 
 class SpecialTokens(enum.IntEnum, metaclass=_Printed):
@@ -125,15 +133,15 @@ class Gemma4Tokens(SpecialTokens):
 
 
 # Members that stand for a tag in text; the others never come from text.
-TAGS = {
-  'gemma3': {
+TAGS: Mapping[str, Mapping[str, str]] = {
+  Format.GEMMA3: {
     'START_OF_TURN': '<start_of_turn>',
     'END_OF_TURN': '<end_of_turn>',
     'START_OF_IMAGE': '<start_of_image>',
     'END_OF_IMAGE': '<end_of_image>',
     'START_OF_AUDIO': '<start_of_audio>',
   },
-  'gemma4': {
+  Format.GEMMA4: {
     'BEGIN_OF_TOOL': '<|tool>',
     'END_OF_TOOL': '<tool|>',
     'BEGIN_OF_TOOL_CALL': '<|tool_call>',

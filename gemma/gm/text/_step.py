@@ -20,7 +20,7 @@ from jaxtyping import Int
 from jaxtyping import Key
 
 from gemma.gm.nn import _cache
-from gemma.gm.nn import _lora
+from gemma.gm.nn import _like
 from gemma.gm.text import _drafts
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
@@ -62,7 +62,7 @@ class Program:
     draft: How tokens are guessed ahead, if they are.
   """
 
-  model: _lora.Model
+  model: _like.TransformerLike
   method: _sampling.SamplingMethod | None = None
   logits_mask: LogitsMask | None = None
   draft: _drafts.Drafter | None = None
@@ -81,20 +81,24 @@ class Prediction(struct.PyTreeNode):
 
 
 def forward(
-  model: _lora.Model,
+  model: _like.TransformerLike,
   params: Params,
   tokens: Int[Array, 'B L'],
   cache: _cache.KVCache,
   soft_tokens: Float[Array, 'B N S D'] | None = None,
 ) -> tuple[_cache.KVCache, Prediction]:
   """Feeds tokens; the prediction is that behind each row's last one."""
+  # A model of one's own may know no images.
+  images: dict[str, Any] = (
+    {} if soft_tokens is None else {'soft_tokens': soft_tokens}
+  )
   out: Any = model.apply(
     {'params': params},
     tokens,
     cache=cache,
-    soft_tokens=soft_tokens,
     return_last_only=True,
     return_hidden_states=True,
+    **images,
   )
   return out.cache, Prediction(out.logits, out.hidden_states)
 

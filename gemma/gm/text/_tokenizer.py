@@ -60,7 +60,7 @@ class Tokenizer:
   )
 
   VERSION: ClassVar[int | str | None] = None
-  FORMAT: ClassVar[str] = 'gemma3'
+  FORMAT: ClassVar[str] = _special_tokens.Format.GEMMA3
   FORMAT_TO_CONVERT: ClassVar[str | None] = None
   FORBIDDEN_TOKENS: ClassVar[tuple[int, ...]] = ()
   special_tokens: ClassVar[Any] = _special_tokens.SpecialTokens
@@ -265,7 +265,10 @@ class Tokenizer:
 
     The large models of Gemma 4 do: 12B, 26B and 31B, but not E2B and E4B.
     """
-    return self.FORMAT == 'gemma4' and not config.per_layer_input_dim
+    return (
+      self.FORMAT == _special_tokens.Format.GEMMA4
+      and not config.per_layer_input_dim
+    )
 
   def byte_of(self, token: int) -> int | None:
     """The byte that a token stands for; None if it is a piece of text."""
@@ -348,7 +351,7 @@ class Gemma4Tokenizer(Tokenizer):
   path: PathLike = 'gs://gemma-data/tokenizers/tokenizer_gemma4.model'
 
   VERSION = 4
-  FORMAT = 'gemma4'
+  FORMAT = _special_tokens.Format.GEMMA4
   special_tokens = _special_tokens.Gemma4Tokens
   FORBIDDEN_TOKENS = (
     _special_tokens.Gemma4Tokens.START_OF_IMAGE,

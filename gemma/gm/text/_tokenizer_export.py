@@ -1,21 +1,23 @@
 """The files that Hugging Face libraries read a tokenizer from."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
 
 from gemma.gm.text import _generation
 from gemma.gm.text import _model_proto
+from gemma.gm.text import _special_tokens
 
 _SPACE = '\u2581'
 _TYPES = _model_proto.TYPES
 
 # The chat formats for `apply_chat_template`: they make the same text as
 # `encode_chat`.
-_TEMPLATES = {
-  'gemma3': 'chat_template.jinja',
-  'gemma4': 'chat_template_gemma4.jinja',
+_TEMPLATES: Mapping[str, str] = {
+  _special_tokens.Format.GEMMA3: 'chat_template.jinja',
+  _special_tokens.Format.GEMMA4: 'chat_template_gemma4.jinja',
 }
 
 
