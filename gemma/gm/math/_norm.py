@@ -23,7 +23,11 @@ def rms_norm(
     eps: Added to the mean square.
   """
   wide = x.astype(jnp.float32)
-  mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+  # Fused with what follows, the sum takes an order that depends on the number
+  # of rows, and a row's numbers would depend on its neighbours.
+  mean_square = jax.lax.optimization_barrier(
+    jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+  )
   out = wide * jax.lax.rsqrt(mean_square + eps)
   if scale is not None:
     out *= scale.reshape((1,) * (x.ndim - 1) + (-1,))
