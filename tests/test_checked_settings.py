@@ -1,6 +1,7 @@
 """Settings of samplers: refused when they are made, or what they say."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,76 @@ def test_refused(name):
   call, message = BAD[name]
   with pytest.raises((ValueError, TypeError), match=message):
     call()
+
+
+PATHS = {'tokens': 'a', 'sequence_mask': 'b', 'policy_logits': 'c'}
+LABELS = {'logits': 'a', 'labels': 'b'}
+PAIRS = {**PATHS, 'anchor_logits': 'd'}
+TRAINING = {
+  'adamw': (
+    lambda **x: gm.training.adamw(**{'learning_rate': 1e-3, 'steps': 9} | x),
+    {
+      'learning_rate': [-1, math.nan, '1e-3'],
+      'steps': [0, 2.5],
+      'warmup': [1.0, math.nan],
+      'weight_decay': [-0.1, math.inf],
+      'clip': [-1, 0, math.nan],
+    },
+  ),
+  'make_step': (
+    lambda **x: gm.training.make_step(print, None, **x),
+    {'accumulate': [0, 1.5]},
+  ),
+  'Run': (
+    lambda **x: gm.training.Run('/none', None, [], **x),
+    {'steps': [0, 1.5], 'save_every': [-1], 'keep': [0]},
+  ),
+  'Batches': (
+    lambda **x: gm.data.Batches([{'a': 1}], **{'batch_size': 1} | x),
+    {'batch_size': [0, 1.5], 'epochs': [-1], 'pack': [0]},
+  ),
+  'NextToken': (
+    lambda **x: gm.losses.NextToken(CASE.model, **x),
+    {'z_loss': [-1, math.nan], 'label_smoothing': [1, -0.1]},
+  ),
+  'CrossEntropy': (
+    lambda **x: gm.losses.CrossEntropy(**LABELS, **x),
+    {'z_loss': [-1], 'weight': [math.nan], 'normalize_by': ['rows']},
+  ),
+  'Preference': (
+    lambda **x: gm.losses.Preference(CASE.model, **x),
+    {'tau': [0, math.inf], 'label_smoothing': [2]},
+  ),
+  'DpoLoss': (
+    lambda **x: gm.losses.DpoLoss(**PAIRS, **x),
+    {'tau': [0, -1], 'label_smoothing': [2], 'weight': ['1']},
+  ),
+  'NpoLoss': (lambda **x: gm.losses.NpoLoss(**PAIRS, **x), {'tau': [math.nan]}),
+  'SimpoLoss': (
+    lambda **x: gm.losses.SimpoLoss(**PATHS, **x),
+    {'tau': [0], 'margin': [math.inf]},
+  ),
+  'LoRA': (
+    lambda **x: gm.nn.LoRA(**{'rank': 2, 'model': CASE.model} | x),
+    {'rank': [0, 1.5], 'alpha': [0, math.nan], 'dropout': [1.5]},
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', TRAINING)
+def test_settings_of_training_are_refused(name):
+  make, settings = TRAINING[name]
+  make()
+  for setting, values in settings.items():
+    for value in values:
+      message = f'{setting}={value!r}'
+      with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        make(**{setting: value})
+
+
+def test_schedules_are_no_settings():
+  loss = gm.losses.DpoLoss(**PAIRS, tau=lambda step: step, weight=lambda _: 1.0)
+  assert float(loss.get_weight(3)) == 1
 
 
 def test_seeds_of_any_size():

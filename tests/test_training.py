@@ -323,9 +323,6 @@ def test_adamw_ends_at_zero():
   assert rates[0] == rates[1] == pytest.approx(1e-2)
   assert rates == sorted(rates, reverse=True) and rates[-1] == 0
   assert rates[-2] > 0
-  for fields in ({'steps': 0}, {'steps': 9, 'warmup': 1.0}):
-    with pytest.raises(ValueError, match='Give'):
-      gm.training.adamw(1.0, **fields)
 
 
 @pytest.mark.parametrize(

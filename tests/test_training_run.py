@@ -275,9 +275,6 @@ def test_what_is_no_row(metrics, message, tmp_path):
 def test_it_is_used_with_with(tmp_path):
   with pytest.raises(ValueError, match='Use it as `with'):
     next(iter(make_run(tmp_path)))
-  for options in ({'steps': 0}, {'save_every': 0}):
-    with pytest.raises(ValueError, match='Give at least 1'):
-      make_run(tmp_path, **options)
 
 
 def test_lines_of_a_log(tmp_path, capsys):

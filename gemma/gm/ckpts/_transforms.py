@@ -52,7 +52,7 @@ class _Transform:
 
   def __new__(cls, *args: Any, **kwargs: Any) -> '_Transform':
     del args, kwargs
-    if 'kauldron' in sys.modules:  # For those who ask `isinstance`.
+    if sys.modules.get('kauldron'):  # For those who ask `isinstance`.
       from kauldron import kd
 
       kd.ckpts.InitTransform.register(_Transform)

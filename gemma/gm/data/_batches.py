@@ -12,6 +12,7 @@ from gemma.gm.data import _pack
 from gemma.gm.data import _reader
 from gemma.gm.data import _source
 from gemma.gm.data import _transform
+from gemma.gm.math import _numbers
 
 Ref = _example.Ref
 
@@ -241,8 +242,8 @@ def _check(
     ('pack', pack),
     ('buckets', None if buckets is None else min(buckets, default=0)),
   ):
-    if value is not None and value < 1:
-      raise ValueError(f'{name}={value}. Give 1 or more.')
+    if value is not None:
+      _numbers.whole(1, **{name: value})
   if pack is not None and buckets is not None:
     raise ValueError(
       f'pack={pack} and buckets={buckets}: examples are side by side in rows '

@@ -21,6 +21,7 @@ from gemma.gm.losses import _ids
 from gemma.gm.losses import _logprobs
 from gemma.gm.losses import _mean
 from gemma.gm.losses import _preference
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _lora
 
 Batch = Mapping[str, Any]
@@ -65,6 +66,10 @@ class NextToken:
   _: dataclasses.KW_ONLY
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    _numbers.at_least(0, z_loss=self.z_loss)
+    _numbers.share(label_smoothing=self.label_smoothing)
 
   def __call__(self, params: Any, batch: Batch, rng: Any = None) -> _mean.Mean:
     """The loss of the tokens that count.
@@ -144,6 +149,11 @@ class Preference:
         f'method={self.method!r} has no {", ".join(sorted(unknown))}. Leave it '
         'out.'
       )
+    _numbers.share(label_smoothing=self.label_smoothing)
+    if self.tau is not None:
+      _numbers.above(0, tau=self.tau)
+    if self.margin is not None:
+      _numbers.at_least(-_numbers.LARGEST, margin=self.margin)
 
   def __call__(self, params: Any, batch: Batch, rng: Any = None) -> _mean.Mean:
     """The loss of the pairs that count.

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from gemma.gm.losses import _axes
 from gemma.gm.losses import _mean
 from gemma.gm.losses import _preference
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _transformer
 
 Schedule: TypeAlias = Callable[[Any], _preference.Scalar]  # Of the step.
@@ -67,13 +68,20 @@ class Loss(abc.ABC):
 
   def __new__(cls, *args: Any, **kwargs: Any) -> 'Loss':
     del args, kwargs
-    if 'kauldron' in sys.modules:  # Its dashboards want its own class.
+    if sys.modules.get('kauldron'):  # Its dashboards want its own class.
       _kauldron().losses.Loss.register(Loss)
     return super().__new__(cls)
 
   @abc.abstractmethod
   def get_values(self, *args: Any, **kwargs: Any) -> jax.Array:
     """Losses before they are masked, weighted and added up."""
+
+  def __post_init__(self):
+    _numbers.at_least(-_numbers.LARGEST, **fixed(weight=self.weight))
+    if self.normalize_by not in ('mask', 'values'):
+      raise ValueError(
+        f"normalize_by={self.normalize_by!r}. Give 'mask' or 'values'."
+      )
 
   def __kontext_keys__(self) -> dict[str, str | None]:
     """The path of each input."""
@@ -157,6 +165,11 @@ def at(
   if step is None:
     raise ValueError(f'`{name}` is a schedule: pass `step=`.')
   return value(step)
+
+
+def fixed(**fields: Any) -> dict[str, Any]:
+  """Those that are numbers; what a schedule says is known at a step only."""
+  return {name: x for name, x in fields.items() if not callable(x)}
 
 
 def _kauldron() -> Any:

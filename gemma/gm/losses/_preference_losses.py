@@ -20,17 +20,23 @@ from gemma.gm.losses import _axes
 from gemma.gm.losses import _logprobs
 from gemma.gm.losses import _loss
 from gemma.gm.losses import _preference
+from gemma.gm.math import _numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Anchored(_loss.Loss):
   """A loss of answers that compares a policy to its anchor."""
 
+  tau: float | _loss.Schedule
   tokens: str = _loss.key()
   sequence_mask: str = _loss.key()
   policy_logits: str = _loss.key()
   anchor_logits: str | None = _loss.key()
   anchor_logprobs: str | None = _loss.key(None)
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.above(0, **_loss.fixed(tau=self.tau))
 
   @abc.abstractmethod
   def _losses(
@@ -98,6 +104,10 @@ class DpoLoss(_Anchored):
 
   tau: float | _loss.Schedule = 0.1
   label_smoothing: float | _loss.Schedule = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.share(**_loss.fixed(label_smoothing=self.label_smoothing))
 
   def _losses(
     self, policy: Float[Array, '*B P'], anchor: Float[Array, '*B P'], step: Any
@@ -176,6 +186,13 @@ class SimpoLoss(_loss.Loss):
   tokens: str = _loss.key()
   sequence_mask: str = _loss.key()
   policy_logits: str = _loss.key()
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.above(0, **_loss.fixed(tau=self.tau))
+    margin = _loss.fixed(margin=self.margin)
+    _numbers.at_least(-_numbers.LARGEST, **margin)
+    _numbers.share(**_loss.fixed(label_smoothing=self.label_smoothing))
 
   def get_values(
     self,

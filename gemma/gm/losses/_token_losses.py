@@ -17,6 +17,7 @@ from jaxtyping import Int
 from gemma.gm.losses import _axes
 from gemma.gm.losses import _loss
 from gemma.gm.math import _cross_entropy
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _head
 
 
@@ -43,6 +44,11 @@ class CrossEntropy(_loss.Loss):
   labels: str = _loss.key()
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.at_least(0, z_loss=self.z_loss)
+    _numbers.share(label_smoothing=self.label_smoothing)
 
   def get_values(
     self,
@@ -96,6 +102,11 @@ class LinearCrossEntropy(_loss.Loss):
   softcap: float | None
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.at_least(0, z_loss=self.z_loss)
+    _numbers.share(label_smoothing=self.label_smoothing)
 
   def get_values(
     self,

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Num
 
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _cache
 from gemma.gm.nn import _config
 from gemma.gm.nn import _info
@@ -118,10 +119,16 @@ class LoRA(nn.Module):
     """Where Kauldron finds each argument of the call."""
     return self.model.__kontext_keys__()
 
-  def setup(self):
+  def __post_init__(self):
+    _numbers.whole(1, rank=self.rank)
     _loss.check_rate(self.dropout)
-    if self.use_rslora and self.alpha is None:
+    if self.alpha is not None:
+      _numbers.above(0, alpha=self.alpha)
+    elif self.use_rslora:
       raise ValueError('use_rslora=True is a factor of alpha. Give alpha too.')
+    super().__post_init__()
+
+  def setup(self):
     nn.share_scope(self, self.model)
 
   def __call__(self, *args: Any, **kwargs: Any) -> _transformer.Output:

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from jaxtyping import Int
 import numpy as np
 
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _transformer
-from gemma.gm.text import _numbers
 from gemma.gm.vision import _expand
 
 Ids: TypeAlias = tuple[int, ...]  # Those that stand for one image.

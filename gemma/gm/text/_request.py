@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma.gm.math import _numbers
 from gemma.gm.sharding import _processes
 from gemma.gm.text import _album
 from gemma.gm.text import _grammar
-from gemma.gm.text import _numbers
 from gemma.gm.text import _sampling
 from gemma.gm.text import _settings
 from gemma.gm.text import _state

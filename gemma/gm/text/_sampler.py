@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _like
 from gemma.gm.nn import _place
 from gemma.gm.sharding import _mesh
@@ -21,7 +22,6 @@ from gemma.gm.text import _chunks
 from gemma.gm.text import _decode
 from gemma.gm.text import _drafts
 from gemma.gm.text import _images
-from gemma.gm.text import _numbers
 from gemma.gm.text import _past
 from gemma.gm.text import _prefix_cache
 from gemma.gm.text import _prompt

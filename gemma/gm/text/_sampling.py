@@ -24,7 +24,7 @@ from jaxtyping import Key
 from jaxtyping import UInt32
 import numpy as np
 
-from gemma.gm.text import _numbers
+from gemma.gm.math import _numbers
 from gemma.gm.text import _settings
 
 Rng = Key[Array, ''] | UInt32[Array, '2']

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import optax
 
+from gemma.gm.math import _numbers
+
 
 def adamw(
   learning_rate: float,
@@ -31,12 +33,13 @@ def adamw(
     clip: Highest norm of all gradients together.
 
   Raises:
-    ValueError: If there are no steps, or `warmup` is no share.
+    TypeError: If one is not a number.
+    ValueError: If one is not finite or out of its range: no step, no share.
   """
-  if steps < 1:
-    raise ValueError(f'steps={steps}. Give at least 1.')
-  if not 0 <= warmup < 1:
-    raise ValueError(f'warmup={warmup} is no share. Give 0 to below 1.')
+  _numbers.whole(1, steps=steps)
+  _numbers.share(warmup=warmup)
+  _numbers.at_least(0, learning_rate=learning_rate, weight_decay=weight_decay)
+  _numbers.above(0, clip=clip)
   rise = max(round(warmup * steps), 1)
   schedule = optax.warmup_cosine_decay_schedule(
     learning_rate / rise, learning_rate, rise, max(steps, rise + 1)

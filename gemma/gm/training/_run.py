@@ -14,6 +14,7 @@ from typing import runtime_checkable
 import jax
 
 from gemma.gm.ckpts import _run as _checkpoints
+from gemma.gm.math import _numbers
 from gemma.gm.training import _curves
 from gemma.gm.training import _metrics
 from gemma.gm.training import _preemption
@@ -111,10 +112,11 @@ class Run:
       progress: Whether to show a bar on a terminal, and lines elsewhere.
 
     Raises:
-      ValueError: If a number is not positive.
+      ValueError: If a number is not positive, or not whole.
     """
-    if save_every < 1 or (steps is not None and steps < 1):
-      raise ValueError(f'{save_every=}, {steps=}. Give at least 1.')
+    for name, value in {'steps': steps, 'save_every': save_every}.items():
+      if value is not None:
+        _numbers.whole(1, **{name: value})
     self.folder = pathlib.Path(folder).expanduser().absolute()
     self.state = state
     self.step = 0

@@ -12,6 +12,7 @@ import optax
 
 from gemma.gm.losses import _ids
 from gemma.gm.losses import _mean
+from gemma.gm.math import _numbers
 from gemma.gm.nn import _compiled
 from gemma.gm.sharding import _mesh
 from gemma.gm.training import _rows
@@ -137,10 +138,9 @@ def make_step(
       those of the whole batch, because totals and counts are summed.
 
   Raises:
-    ValueError: If `accumulate` is not positive.
+    ValueError: If `accumulate` is not a positive whole number.
   """
-  if accumulate < 1:
-    raise ValueError(f'accumulate={accumulate}. Give 1, or more to split.')
+  _numbers.whole(1, accumulate=accumulate)
   return Step(loss, optimizer, accumulate)
 
 

@@ -38,6 +38,22 @@ def at_least(least: float, **fields: Any) -> None:
       raise ValueError(f'{name}={value} is below {least}.{greedy}')
 
 
+def above(limit: float, **fields: Any) -> None:
+  """Raises unless all values are finite numbers above `limit`."""
+  for name, value in fields.items():
+    real(name, value)
+    if value <= limit:
+      raise ValueError(f'{name}={value}. Give a number above {limit}.')
+
+
+def share(below: float = 1, **fields: Any) -> None:
+  """Raises unless all values are in [0, `below`)."""
+  for name, value in fields.items():
+    real(name, value)
+    if not 0 <= value < below:
+      raise ValueError(f'{name}={value} is no share. Give 0 to below {below}.')
+
+
 def whole(least: int, **fields: Any) -> None:
   """Raises unless all values are whole numbers from `least` on, in int32."""
   for name, value in fields.items():
