@@ -52,6 +52,13 @@ def logits(model, tokens: np.ndarray) -> np.ndarray:
   return out.logits.float().numpy()
 
 
+def attention_maps(model, tokens: np.ndarray) -> list[np.ndarray]:
+  """Of each layer, `[B, N, Q, K]`, for rows without padding."""
+  with torch.no_grad():
+    out = model(torch.tensor(tokens).long(), output_attentions=True)
+  return [layer.float().numpy() for layer in out.attentions]
+
+
 def read_picture_model(folder: pathlib.Path):
   """A folder with a vision encoder, as `transformers` reads it."""
   return transformers.AutoModelForImageTextToText.from_pretrained(

@@ -80,6 +80,26 @@ def test_logits(both):
   assert error.max() < case.tolerance
 
 
+def test_attention_maps(both):
+  """Those that Flax captures, of every layer."""
+  case, theirs, ours = both
+  tokens = case.tokens(2, 24)
+
+  @jax.jit
+  def maps(params):
+    _, kept = ours.model.apply(
+      {'params': params}, tokens, mutable=['intermediates']
+    )
+    return kept['intermediates']
+
+  kept = maps(ours.params)
+  wanted = hf.attention_maps(theirs, tokens)
+  assert len(wanted) == case.config.num_layers
+  for i, layer in enumerate(wanted):
+    (mine,) = kept[f'layer_{i}']['attn']['attention_weights']['__call__']
+    np.testing.assert_allclose(np.swapaxes(mine, 1, 2), layer, atol=1e-5)
+
+
 def test_bfloat16(both):
   case, theirs, ours = both
   tokens = case.tokens(3, 24)
