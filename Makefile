@@ -22,7 +22,7 @@ COMPAT_TRAIN_TESTS := tests/test_kauldron_examples.py
 TRAIN_TESTS = $(shell grep -l 'mark.kauldron' tests/test_*.py)
 MESH_TESTS = $(shell grep -l 'mark.mesh' tests/test_*.py)
 
-.PHONY: demo test mesh train-test exhaustive check lint fast compat compat-train format golden constraints clean
+.PHONY: demo test mesh train-test exhaustive check lint fast compat compat-train extras format golden constraints clean
 
 demo: $(VENV)/core  ## A streamed chat and a sample from the bundled model.
 	@$(BIN)/python examples/demo.py
@@ -56,6 +56,9 @@ compat: $(VENV)/test  ## Fast tests for other versions of the dependencies.
 
 compat-train: $(VENV)/train  ## Training with another version of Kauldron.
 	$(PYTEST) -m "$(COMBINATIONS) and kauldron and not mesh" $(COMPAT_TRAIN_TESTS)
+
+extras: $(VENV)/core  ## Each extra, with the newest versions, chats.
+	$(BIN)/python .ci/extras.py
 
 format: $(VENV)/test  ## Puts the code in its standard form.
 	$(BIN)/ruff format .
