@@ -44,6 +44,8 @@ NAMES = {
 
 @pytest.mark.parametrize('room', NAMES)
 def test_every_name_is_here_or_in_the_docs(room):
+  if room == 'evals':
+    pytest.importorskip('kauldron')  # Its evaluator is a class of Kauldron's.
   docs = DOCS.read_text()
   for name in NAMES[room].split():
     thing = gm
