@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _chat(extra: str) -> str:
-  """What was installed, and that the bundled model answers."""
+  """Installs an extra, and exits unless the bundled model answers."""
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     _install(folder, extra)
@@ -45,9 +45,9 @@ def _chat(extra: str) -> str:
 def _install(folder: pathlib.Path, extra: str) -> None:
   """An environment with the package and an extra."""
   uv = pathlib.Path(sys.executable).with_name('uv')
-  without = ['--without-pip'] if uv.exists() else []
-  subprocess.run([sys.executable, '-m', 'venv', *without, folder], check=True)
-  if without:
+  pip = ['--without-pip'] if uv.exists() else []
+  subprocess.run([sys.executable, '-m', 'venv', *pip, folder], check=True)
+  if uv.exists():
     (folder / 'bin/uv').symlink_to(uv)
   install = [folder / 'bin/python', _ROOT / '.ci/install.py']
   subprocess.run([*install, f'{_ROOT}[{extra}]'], check=True)

@@ -121,7 +121,7 @@ TRAINING = {
   ),
   'Run': (
     lambda **x: gm.training.Run('/none', None, [], **x),
-    {'steps': [0, 1.5], 'save_every': [-1], 'keep': [0]},
+    {'steps': [0, 1.5], 'save_every': [0, -1], 'keep': [0]},
   ),
   'Batches': (
     lambda **x: gm.data.Batches([{'a': 1}], **{'batch_size': 1} | x),

@@ -236,14 +236,9 @@ def _check(
   buckets: Sequence[int] | None,
   shard: tuple[int, int],
 ) -> None:
-  for name, value in (
-    ('batch_size', batch_size),
-    ('epochs', epochs),
-    ('pack', pack),
-    ('buckets', None if buckets is None else min(buckets, default=0)),
-  ):
-    if value is not None:
-      _numbers.whole(1, **{name: value})
+  smallest = None if buckets is None else min(buckets, default=0)
+  optional = _numbers.given(epochs=epochs, pack=pack, buckets=smallest)
+  _numbers.whole(1, batch_size=batch_size, **optional)
   if pack is not None and buckets is not None:
     raise ValueError(
       f'pack={pack} and buckets={buckets}: examples are side by side in rows '

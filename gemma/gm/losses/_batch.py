@@ -150,10 +150,8 @@ class Preference:
         'out.'
       )
     _numbers.share(label_smoothing=self.label_smoothing)
-    if self.tau is not None:
-      _numbers.above(0, tau=self.tau)
-    if self.margin is not None:
-      _numbers.at_least(-_numbers.LARGEST, margin=self.margin)
+    _numbers.above(0, **_numbers.given(tau=self.tau))
+    _numbers.finite(**_numbers.given(margin=self.margin))
 
   def __call__(self, params: Any, batch: Batch, rng: Any = None) -> _mean.Mean:
     """The loss of the pairs that count.

@@ -72,16 +72,16 @@ class Loss(abc.ABC):
       _kauldron().losses.Loss.register(Loss)
     return super().__new__(cls)
 
-  @abc.abstractmethod
-  def get_values(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """Losses before they are masked, weighted and added up."""
-
   def __post_init__(self):
-    _numbers.at_least(-_numbers.LARGEST, **fixed(weight=self.weight))
+    _numbers.finite(**fixed(weight=self.weight))
     if self.normalize_by not in ('mask', 'values'):
       raise ValueError(
         f"normalize_by={self.normalize_by!r}. Give 'mask' or 'values'."
       )
+
+  @abc.abstractmethod
+  def get_values(self, *args: Any, **kwargs: Any) -> jax.Array:
+    """Losses before they are masked, weighted and added up."""
 
   def __kontext_keys__(self) -> dict[str, str | None]:
     """The path of each input."""

@@ -190,8 +190,7 @@ class SimpoLoss(_loss.Loss):
   def __post_init__(self):
     super().__post_init__()
     _numbers.above(0, **_loss.fixed(tau=self.tau))
-    margin = _loss.fixed(margin=self.margin)
-    _numbers.at_least(-_numbers.LARGEST, **margin)
+    _numbers.finite(**_loss.fixed(margin=self.margin))
     _numbers.share(**_loss.fixed(label_smoothing=self.label_smoothing))
 
   def get_values(

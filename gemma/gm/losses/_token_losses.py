@@ -22,7 +22,20 @@ from gemma.gm.nn import _head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CrossEntropy(_loss.Loss):
+class _CrossEntropy(_loss.Loss):
+  """What losses of single tokens have in common."""
+
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    _numbers.at_least(0, z_loss=self.z_loss)
+    _numbers.share(label_smoothing=self.label_smoothing)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEntropy(_CrossEntropy):
   """Cross-entropy of logits, in float32 whatever their dtype.
 
   ```python
@@ -42,13 +55,6 @@ class CrossEntropy(_loss.Loss):
 
   logits: str = _loss.key()
   labels: str = _loss.key()
-  z_loss: float = 0.0
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    _numbers.at_least(0, z_loss=self.z_loss)
-    _numbers.share(label_smoothing=self.label_smoothing)
 
   def get_values(
     self,
@@ -69,7 +75,7 @@ class CrossEntropy(_loss.Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearCrossEntropy(_loss.Loss):
+class LinearCrossEntropy(_CrossEntropy):
   """Cross-entropy whose logits are never in memory.
 
   For a model with `return_hidden_states=True`. A trainer compiles its step,
@@ -100,13 +106,6 @@ class LinearCrossEntropy(_loss.Loss):
   embedder: str = _loss.key('params.embedder')
   labels: str = _loss.key()
   softcap: float | None
-  z_loss: float = 0.0
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    _numbers.at_least(0, z_loss=self.z_loss)
-    _numbers.share(label_smoothing=self.label_smoothing)
 
   def get_values(
     self,

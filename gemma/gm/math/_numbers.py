@@ -29,6 +29,17 @@ def real(name: str, value: Any) -> None:
     )
 
 
+def given(**fields: Any) -> dict[str, Any]:
+  """Those that are not None."""
+  return {name: value for name, value in fields.items() if value is not None}
+
+
+def finite(**fields: Any) -> None:
+  """Raises unless all values are finite numbers, see `real`."""
+  for name, value in fields.items():
+    real(name, value)
+
+
 def at_least(least: float, **fields: Any) -> None:
   """Raises unless all values are finite numbers from `least` on."""
   for name, value in fields.items():

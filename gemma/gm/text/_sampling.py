@@ -181,7 +181,7 @@ class Penalties(Stage):
   presence: float = 0.0
 
   def __post_init__(self):
-    _numbers.at_least(-_numbers.LARGEST, **dataclasses.asdict(self))
+    _numbers.finite(**dataclasses.asdict(self))
     if self.repetition <= 0:
       raise ValueError(f'repetition={self.repetition} must be above 0.')
     if not 1 / _MOST_REPETITION <= self.repetition <= _MOST_REPETITION:

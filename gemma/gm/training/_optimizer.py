@@ -34,7 +34,7 @@ def adamw(
 
   Raises:
     TypeError: If one is not a number.
-    ValueError: If one is not finite or out of its range: no step, no share.
+    ValueError: If one is not finite, or out of its range.
   """
   _numbers.whole(1, steps=steps)
   _numbers.share(warmup=warmup)

@@ -114,9 +114,7 @@ class Run:
     Raises:
       ValueError: If a number is not positive, or not whole.
     """
-    for name, value in {'steps': steps, 'save_every': save_every}.items():
-      if value is not None:
-        _numbers.whole(1, **{name: value})
+    _numbers.whole(1, save_every=save_every, **_numbers.given(steps=steps))
     self.folder = pathlib.Path(folder).expanduser().absolute()
     self.state = state
     self.step = 0
